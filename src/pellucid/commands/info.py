@@ -1,0 +1,161 @@
+"""``pellucid info``: what a model is, how large, how it was trained, and what its KV cache costs.
+
+Knows nothing of commands' input; everything is read from the model folder, and from a run folder around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.commands.terminal import to_json
+
+__all__ = ["describe", "info"]
+
+MEASURED_TOKENS = 8
+"""Source and target tokens of the cache that is measured."""
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+) -> None:
+    """Show what a model is, how large, and what its KV cache costs.
+
+    Parameters by part, architecture, tokenizers, training, decoding settings, and KV-cache bytes. The bytes come
+    from the architecture (2 · layers · key/value heads · head size · bytes per number) and, beside them, from a real
+    cache; multi-head is what the model would need with a key/value head for each query head.
+    """
+    from pellucid.translator import load
+
+    facts = describe(load(model, "cpu"))
+    if as_json:
+        typer.echo(to_json(facts, indent=2))
+    else:
+        for line in _lines(facts):
+            typer.echo(line)
+
+
+def describe(translator: Any) -> dict[str, Any]:
+    """The facts about a :class:`~pellucid.translator.Translator`, as a value for JSON."""
+    model = translator.model
+    counts = model.parameter_counts()
+    source, target = translator.source_tokenizer, translator.target_tokenizer
+    return {
+        "folder": str(translator.folder),
+        "parameters": {**counts, "total": sum(counts.values())},
+        "model": model.config.model_dump(mode="json"),
+        "tokenizers": {
+            "shared": source is target,
+            "source": {"kind": source.kind, "vocab_size": source.vocab_size},
+            "target": {"kind": target.kind, "vocab_size": target.vocab_size},
+        },
+        "training": _training(translator),
+        "decoding": translator.decoding.model_dump(mode="json"),
+        "kv_cache": _cache(model),
+    }
+
+
+def _training(translator: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {"update": translator.document.get("update")}
+    run: Path = translator.folder.parent
+    from pellucid.training.checkpoint import has_state, load_progress
+
+    if (run / "config.yaml").is_file() and has_state(run / "last"):
+        from pellucid.config import load_config
+
+        progress = load_progress(run / "last")
+        facts |= {
+            "run": str(run),
+            "updates_done": progress.update,
+            "target_tokens": progress.target_tokens,
+            "seconds": round(progress.seconds, 1),
+            "metric": load_config(run / "config.yaml").training.metric,
+            "best": progress.best,
+            "best_update": progress.best_update,
+            "finished": progress.finished,
+        }
+    return facts
+
+
+def _cache(model: Any) -> dict[str, Any]:
+    """Bytes per token: by formula, measured, and of the multi-head equivalent."""
+    import torch
+
+    config, size = model.config, model.output.weight.element_size()
+    with torch.inference_mode():
+        source = torch.ones(1, MEASURED_TOKENS, dtype=torch.int64, device=model.output.weight.device)
+        mask = torch.ones_like(source, dtype=torch.bool)
+        cache = model.start_cache(model.encode(source, mask), mask)
+        for position in range(MEASURED_TOKENS):
+            model.step(source[:, position], cache)
+        used = cache.used_bytes()
+    head = 2 * config.decoder_layers * config.head_size * size
+    return {
+        "bytes_per_number": size,
+        "self_attention_per_target_token": {
+            "formula": head * config.self_kv_heads,
+            "measured": used.self_attention // MEASURED_TOKENS,
+            "multi_head": head * config.num_heads,
+        },
+        "cross_attention_per_source_token": {
+            "formula": head * config.cross_kv_heads,
+            "measured": used.cross_attention // MEASURED_TOKENS,
+            "multi_head": head * config.num_heads,
+        },
+    }
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    model, cache = facts["model"], facts["kv_cache"]
+    yield facts["folder"]
+    yield f"parameters       {facts['parameters']['total']:,}"
+    for part in ("embeddings", "encoder", "decoder"):
+        yield f"  {part:<14} {facts['parameters'][part]:,}"
+    yield (
+        f"architecture     {model['encoder_layers']} encoder and {model['decoder_layers']} decoder layers, "
+        f"hidden size {model['hidden_size']}, feed-forward {model['ff_size']} ({model['activation']})"
+    )
+    self_heads = model["num_kv_heads"] or model["num_heads"]
+    cross_heads = model["cross_num_kv_heads"] or self_heads
+    yield (
+        f"                 {model['num_heads']} heads of {model['hidden_size'] // model['num_heads']}; "
+        f"key/value heads: {self_heads} in self-attention, {cross_heads} in cross-attention"
+    )
+    yield (
+        f"                 {model['norm']}, {model['norm_placement']}-norm, {model['positions']} positions, "
+        f"tied embeddings: {model['tied_embeddings']}"
+    )
+    tokenizers = facts["tokenizers"]
+    for side in ("source",) if tokenizers["shared"] else ("source", "target"):
+        name = "shared" if tokenizers["shared"] else side
+        label = "tokenizer" if side == "source" else ""
+        yield f"{label:<16} {name}: {tokenizers[side]['kind']}, {tokenizers[side]['vocab_size']:,} tokens"
+    yield from _training_lines(facts["training"])
+    decoding = facts["decoding"]
+    yield "decoding         " + ", ".join(f"{name} {value}" for name, value in decoding.items() if value is not None)
+    yield f"KV cache         {'bytes':>24}{'measured':>12}{'multi-head':>12}"
+    for part, label in (
+        ("self_attention_per_target_token", "  per target token and beam"),
+        ("cross_attention_per_source_token", "  per source token"),
+    ):
+        row = cache[part]
+        yield f"{label:<27}{row['formula']:>14,}{row['measured']:>12,}{row['multi_head']:>12,}"
+
+
+def _training_lines(training: dict[str, Any]) -> Iterator[str]:
+    update = training["update"]
+    yield f"training         {'unknown' if update is None else f'weights of update {update:,}'}"
+    if "run" in training:
+        best = training["best"]
+        reached = "none yet" if best is None else f"{best:.3f} at update {training['best_update']:,}"
+        yield f"                 best {training['metric']}: {reached}"
+        yield (
+            f"                 {training['updates_done']:,} updates on {training['target_tokens']:,} target tokens in "
+            f"{training['seconds']:,.0f} s; {training['finished'] or 'not finished'}"
+        )

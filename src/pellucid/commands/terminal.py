@@ -1,0 +1,132 @@
+"""What goes to the person and what goes to the next program: progress on stderr, results on stdout or in a file.
+
+Knows nothing of models or training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from pellucid.errors import DataError
+from pellucid.files import atomic_file
+
+__all__ = ["PlainReporter", "one_line", "open_output", "open_reporter", "to_json"]
+
+# JSON escapes line feeds and other control characters; these three it leaves, and some readers of lines break at them.
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+
+
+def one_line(text: str) -> str:
+    """``text`` with a space for everything that any reader may take for the end of a line."""
+    return " ".join(text.splitlines())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON; on one line, whatever its texts hold, unless ``indent`` is given."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).translate(_ESCAPES)
+
+
+class PlainReporter:
+    """Lines on stderr, for logs and pipes: no bar, nothing that is overwritten."""
+
+    def line(self, text: str) -> None:
+        """Write a line."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        """Nothing: the lines say enough."""
+
+
+class _RichReporter:
+    """Lines that stay, above a progress bar with the time left."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task: str | None = None
+        self._number: Any = None
+
+    def line(self, text: str) -> None:
+        """Write a line above the bar."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        """Move the bar of ``task``; a new task's bar takes the place of the old one's."""
+        if task != self._task:
+            self._end()
+            # Starting at `done` keeps what an earlier process did out of the speed that the time left is guessed by.
+            self._task, self._number = task, self._bars.add_task(task, total=total or None, completed=done)
+        else:
+            self._bars.update(self._number, completed=done)
+        if total and done >= total:
+            self._end()
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._number)
+            self._task = None
+
+
+@contextmanager
+def open_reporter(bars: bool = True) -> Iterator[PlainReporter | _RichReporter]:
+    """A reporter for this stderr: bars where they are wanted and it is a terminal, plain lines otherwise."""
+    if not bars or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield PlainReporter()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, emoji=False), refresh_per_second=4, transient=True) as shown:
+        yield _RichReporter(shown)
+
+
+@contextmanager
+def open_output(name: str | None) -> Iterator[TextIO]:
+    """Where results go: stdout, or a file that appears under its name when all of it is written.
+
+    Args:
+        name: a path; None and ``-`` are stdout.
+
+    Raises:
+        DataError: the path cannot be a file; found on entry, before anything is computed.
+    """
+    if name in (None, "-"):
+        yield sys.stdout
+        return
+    path = Path(str(name))
+    if path.is_dir():
+        raise DataError("this is a folder, and a file is to be written here", path=path)
+    if not path.parent.is_dir():
+        raise DataError(f"cannot be written: there is no folder {path.parent}", path=path)
+    if path.exists() and not path.is_file():  # a pipe or a device: to be written to, not to be replaced
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        return
+    # A link stays a link: what it points to is replaced.
+    with atomic_file(path.resolve()) as temporary:
+        try:
+            file = temporary.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise DataError(f"cannot be written ({error.strerror})", path=path) from None
+        with file:
+            yield file

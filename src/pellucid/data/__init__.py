@@ -1,0 +1,1 @@
+"""From text files to batches of token numbers. This folder knows nothing of models, training or decoding."""

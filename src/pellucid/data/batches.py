@@ -1,0 +1,210 @@
+"""Batches: padding, the teacher-forcing shift, token-budget buckets, and a stream that can start anywhere.
+
+Knows nothing of models. A batch depends only on the data set, the settings, the seed and its position (epoch, number),
+never on what was drawn before it: that is what makes resuming exact.
+
+Shapes: B sentences, S source tokens with </s>, T target tokens with </s>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from pellucid.data.dataset import TokenDataset
+from pellucid.data.tokenizer_kinds import BOS, EOS, PAD, Tokenizer
+
+__all__ = ["Batch", "BatchStream", "collate", "plan_epoch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sentences padded to rectangles; padding is 0 and always at the end of a row.
+
+    Attributes:
+        source: [B, S], ``x₁ … xₙ </s>``.
+        target_in: [B, T], ``<s> y₁ … yₘ``: what the decoder reads.
+        target_out: [B, T], ``y₁ … yₘ </s>``: what it should say at the same place.
+        indices: the pairs' numbers in the data set.
+    """
+
+    source: Int64[Tensor, "B S"]
+    target_in: Int64[Tensor, "B T"]
+    target_out: Int64[Tensor, "B T"]
+    indices: list[int]
+
+    @property
+    def source_mask(self) -> Bool[Tensor, "B S"]:
+        """True where a source token is real (not padding)."""
+        return self.source != PAD
+
+    @property
+    def target_mask(self) -> Bool[Tensor, "B T"]:
+        """True where a target token is real; the same for ``target_in`` and ``target_out``."""
+        return self.target_out != PAD
+
+    @property
+    def num_tokens(self) -> int:
+        """Real target tokens, </s> included: what a loss is divided by."""
+        return int(self.target_mask.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(self.source.to(device), self.target_in.to(device), self.target_out.to(device), self.indices)
+
+
+def collate(
+    sources: Sequence[Sequence[int] | np.ndarray],
+    targets: Sequence[Sequence[int] | np.ndarray],
+    indices: Sequence[int] | None = None,
+) -> Batch:
+    """Make a batch of token numbers without specials: append </s>, shift the target, pad with 0."""
+    if len(sources) != len(targets) or not sources:
+        raise ValueError(
+            f"a batch needs as many targets as sources and at least one, not {len(targets)} and {len(sources)}"
+        )
+    rows = len(sources)
+    source = np.full((rows, max(map(len, sources)) + 1), PAD, dtype=np.int64)
+    target_in = np.full((rows, max(map(len, targets)) + 1), PAD, dtype=np.int64)
+    target_out = np.full_like(target_in, PAD)
+    for row, (x, y) in enumerate(zip(sources, targets, strict=True)):
+        source[row, : len(x)] = x
+        source[row, len(x)] = EOS
+        target_in[row, 0] = BOS
+        target_in[row, 1 : len(y) + 1] = y
+        target_out[row, : len(y)] = y
+        target_out[row, len(y)] = EOS
+    numbers = list(range(rows)) if indices is None else [int(index) for index in indices]
+    return Batch(torch.from_numpy(source), torch.from_numpy(target_in), torch.from_numpy(target_out), numbers)
+
+
+def plan_epoch(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, batch_tokens: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Divide the pairs into batches of at most ``batch_tokens`` = rows × longest side, padding and </s> included.
+
+    Pairs are sorted by their longer side, then by how much longer it is, so that a batch holds similar lengths on both
+    sides; the order among equal lengths and the order of the batches are drawn anew for each (seed, epoch). The number
+    and sizes of the batches are the same in every epoch. A pair longer than the budget makes a batch of its own:
+    nothing is left out.
+
+    Args:
+        source_lengths, target_lengths: [pairs], tokens without specials.
+        batch_tokens: the budget.
+        seed, epoch: decide the order.
+
+    Returns:
+        For each batch, in order, the pairs' indices; each index occurs once in all.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy=seed, spawn_key=(0, epoch))))
+    source = np.asarray(source_lengths, dtype=np.int64) + 1
+    target = np.asarray(target_lengths, dtype=np.int64) + 1
+    longest = np.maximum(source, target)
+    order = rng.permutation(len(longest))
+    # The difference runs up for one longest side and down for the next, as a furrow is ploughed: where a batch spans
+    # two, it still holds similar pairs (on Multi30k at 4,096 tokens 97 % of the cells are text; 93 % without this key).
+    difference = np.where(longest % 2, source - target, target - source)
+    order = order[np.lexsort((difference[order], longest[order]))]
+    longest = longest[order]
+    batches = []
+    start = 0
+    while start < len(order):
+        # longest is ascending, so a batch's widest row is its last.
+        window = longest[start : start + max(1, batch_tokens // int(longest[start]))]
+        fits = np.flatnonzero(window * np.arange(1, len(window) + 1) <= batch_tokens)
+        stop = start + (int(fits[-1]) + 1 if len(fits) else 1)
+        batches.append(order[start:stop])
+        start = stop
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+class BatchStream:
+    """Batches forever, epoch after epoch, from any position.
+
+    Iterating yields ``(epoch, number, batch)``, both counted from 0. A stream made with ``epoch=e, batch=n`` yields
+    from there exactly what an undisturbed one yields; to go on after (e, n), start at (e, n + 1), also where that is
+    one past the last batch of e.
+
+    Args:
+        dataset: token numbers, and the texts where ``sampling_alpha`` > 0.
+        batch_tokens: see :func:`plan_epoch`.
+        seed: of the order, and of the sampled segmentations.
+        epoch, batch: where to start.
+        sampling_alpha: > 0 draws a new segmentation of each text in each epoch (Kudo 2018); it depends on seed, epoch,
+            pair and side alone. Batches are planned by the best segmentation, so sampled ones may exceed the budget a
+            little; one longer than the data set's limit is replaced by the best.
+        source_tokenizer, target_tokenizer: needed for sampling only.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        *,
+        batch_tokens: int,
+        seed: int,
+        epoch: int = 0,
+        batch: int = 0,
+        sampling_alpha: float = 0.0,
+        source_tokenizer: Tokenizer | None = None,
+        target_tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_tokens = batch_tokens
+        self.seed = seed
+        self.sampling_alpha = sampling_alpha
+        self._tokenizers = (source_tokenizer, target_tokenizer)
+        if sampling_alpha and None in self._tokenizers:
+            raise ValueError("sampling_alpha > 0 needs both tokenizers")
+        if not len(dataset):
+            raise ValueError("a stream of batches needs at least one pair")
+        if epoch < 0 or batch < 0:
+            raise ValueError(f"no batch {batch} in epoch {epoch}: both are counted from 0")
+        self.epoch = epoch
+        self.batch = batch
+        self._plan = self._make_plan()
+        self.batches_per_epoch = len(self._plan)
+        if batch > len(self._plan):
+            raise ValueError(f"no batch {batch} in epoch {epoch}: an epoch has {len(self._plan)} batches")
+        if batch == len(self._plan):
+            self._next_epoch()
+
+    def __iter__(self) -> Iterator[tuple[int, int, Batch]]:
+        return self
+
+    def __next__(self) -> tuple[int, int, Batch]:
+        position = self.epoch, self.batch
+        batch = self._make(self._plan[self.batch])
+        self.batch += 1
+        if self.batch == len(self._plan):
+            self._next_epoch()
+        return *position, batch
+
+    def _next_epoch(self) -> None:
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._plan = self._make_plan()
+
+    def _make_plan(self) -> list[np.ndarray]:
+        dataset = self.dataset
+        return plan_epoch(dataset.source_lengths, dataset.target_lengths, self.batch_tokens, self.seed, self.epoch)
+
+    def _make(self, indices: np.ndarray) -> Batch:
+        numbers = [int(index) for index in indices]
+        if not self.sampling_alpha:
+            dataset = self.dataset
+            return collate([dataset.source(i) for i in numbers], [dataset.target(i) for i in numbers], numbers)
+        return collate([self._sample(i, 0) for i in numbers], [self._sample(i, 1) for i in numbers], numbers)
+
+    def _sample(self, index: int, side: int) -> Sequence[int] | np.ndarray:
+        dataset, tokenizer = self.dataset, self._tokenizers[side]
+        assert tokenizer is not None
+        text = dataset.target_text(index) if side else dataset.source_text(index)
+        sequence = np.random.SeedSequence(entropy=self.seed, spawn_key=(1, self.epoch, index, side))
+        ids = tokenizer.sample(text, self.sampling_alpha, np.random.Generator(np.random.Philox(sequence)))
+        if len(ids) > (dataset.max_target_tokens if side else dataset.max_source_tokens):
+            return dataset.target(index) if side else dataset.source(index)
+        return ids

@@ -1,0 +1,254 @@
+"""Tokenizers for both sides: learned from text, saved in a folder, read back, and measured for what they do not know.
+
+Knows nothing of batches; what each kind does is in ``tokenizer_kinds.py``. A saved folder holds ``tokenizer.json`` (the
+kind of each side, its SHA-256, and the vocabulary of characters and symbols) and the SentencePiece models beside it:
+``source.model`` and ``target.model``, or ``shared.model`` for one joint vocabulary.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from pellucid.config import TokenizerConfig
+from pellucid.data.tokenizer_kinds import (
+    BOS,
+    EOS,
+    PAD,
+    UNK,
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    SymbolTokenizer,
+    Tokenizer,
+)
+from pellucid.errors import TokenizerError
+from pellucid.files import atomic_file, write_json
+
+__all__ = [
+    "TOKENIZER_FILE",
+    "Tokenizer",
+    "UnknownShare",
+    "load_tokenizers",
+    "save_tokenizers",
+    "train_tokenizer",
+    "train_tokenizers",
+    "unknown_share",
+]
+
+TOKENIZER_FILE = "tokenizer.json"
+_FORMAT = 1
+_LONGEST_LINE = 1 << 16  # bytes; longer lines do not take part in learning a vocabulary
+
+
+def train_tokenizers(config: TokenizerConfig, pairs: Iterable[tuple[str, str]]) -> tuple[Tokenizer, Tokenizer]:
+    """Learn the vocabularies of both sides from (source, target) texts.
+
+    The result depends on the texts and the config alone, not on threads or the machine's load.
+
+    Args:
+        config: kinds, sizes, whether the vocabulary is joint.
+        pairs: is iterated twice where there are two vocabularies; an iterator is therefore read into memory.
+
+    Returns:
+        (source, target): the same object if the vocabulary is joint.
+
+    Raises:
+        TokenizerError: no text, or more different characters than the vocabulary has room for.
+    """
+    if iter(pairs) is pairs:
+        pairs = list(pairs)
+    if config.is_joint:
+        joint = train_tokenizer(config, config.kind, (text for pair in pairs for text in pair), "the text")
+        return joint, joint
+    source = train_tokenizer(config, config.kind, (pair[0] for pair in pairs), "the source side")
+    target = train_tokenizer(config, config.target_kind or config.kind, (pair[1] for pair in pairs), "the target side")
+    return source, target
+
+
+def train_tokenizer(config: TokenizerConfig, kind: str, texts: Iterable[str], where: str = "the text") -> Tokenizer:
+    """Learn one vocabulary of the given kind; ``where`` names the text in errors."""
+    if kind == "sentencepiece":
+        return _train_sentencepiece(config, texts, where)
+    cls = CharacterTokenizer if kind == "characters" else SymbolTokenizer
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(cls.split(text))
+    if not counts:
+        raise TokenizerError(f"{where} to learn a vocabulary from is empty")
+    entries = sorted(counts, key=lambda entry: (-counts[entry], entry))
+    if kind == "characters":
+        entries = _covered(entries, counts, config.character_coverage)
+    return cls(entries)
+
+
+def _covered(entries: list[str], counts: Counter[str], coverage: float) -> list[str]:
+    """The shortest beginning of ``entries`` whose counts add up to the share ``coverage`` of all."""
+    needed, covered = coverage * counts.total(), 0
+    for number, entry in enumerate(entries, start=1):
+        covered += counts[entry]
+        if covered >= needed:
+            return entries[:number]
+    return entries
+
+
+def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str], where: str) -> SentencePieceTokenizer:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=_nonempty(texts),
+            model_writer=model,
+            model_type=config.model,
+            vocab_size=config.vocab_size,
+            # With fewer pieces in the text than vocab_size, take what there is.
+            hard_vocab_limit=False,
+            byte_fallback=config.byte_fallback,
+            character_coverage=config.character_coverage,
+            normalization_rule_name=config.normalization,
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            max_sentence_length=_LONGEST_LINE,
+            # Sums are split by thread, so their rounding, and in the end the pieces, depend on this number.
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(_explain(str(error), config, where)) from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _explain(message: str, config: TokenizerConfig, where: str) -> str:
+    if "sentences_.empty()" in message or "all_chars_count" in message:  # the latter: nothing left by normalisation
+        return f"{where} to learn a vocabulary from is empty"
+    if room := re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message):
+        bytes_too = "and the 256 bytes of tokenizer.byte_fallback " if config.byte_fallback else ""
+        return (
+            f"tokenizer.vocab_size ({config.vocab_size}) is too small: the characters of {where} {bytes_too}alone need "
+            f"{int(room[2]):,} pieces; raise it, or lower tokenizer.character_coverage"
+        )
+    detail = re.sub(r"^\w+: \S+ (\[.*?\] )?", "", message).strip().rstrip(".")
+    return f"SentencePiece cannot learn a vocabulary of {config.vocab_size} from {where}: {detail or 'no reason given'}"
+
+
+def _nonempty(texts: Iterable[str]) -> Iterator[str]:
+    return (text for text in texts if text and not text.isspace())
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownShare:
+    """How much of some texts a vocabulary does not know.
+
+    Attributes:
+        unknown, total: tokens.
+        examples: the most frequent unknown parts, at most ten.
+    """
+
+    unknown: int
+    total: int
+    examples: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Unknown tokens / all tokens; 0 for no text."""
+        return self.unknown / self.total if self.total else 0.0
+
+
+def unknown_share(tokenizer: Tokenizer, texts: Iterable[str]) -> UnknownShare:
+    """Count the unknown tokens of ``texts``."""
+    unknown = total = 0
+    examples: Counter[str] = Counter()
+    for text in texts:
+        ids = tokenizer.encode(text)
+        total += len(ids)
+        if missing := ids.count(UNK):
+            unknown += missing
+            examples.update(tokenizer.unknown(text))
+    return UnknownShare(unknown, total, tuple(part for part, _ in examples.most_common(10)))
+
+
+def save_tokenizers(folder: str | Path, source: Tokenizer, target: Tokenizer) -> None:
+    """Write both tokenizers into ``folder``; one object given twice stays one.
+
+    ``tokenizer.json`` is written last, each file atomically, and nothing else in the folder is touched: a half-written
+    folder is noticed by :func:`load_tokenizers`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = {"shared": source} if source is target else {"source": source, "target": target}
+    entries = {side: _entry(folder, side, tokenizer) for side, tokenizer in sides.items()}
+    write_json(folder / TOKENIZER_FILE, {"format": _FORMAT, **entries})
+
+
+def load_tokenizers(folder: str | Path) -> tuple[Tokenizer, Tokenizer]:
+    """Read (source, target) from a folder that :func:`save_tokenizers` wrote; the same object if shared.
+
+    Raises:
+        TokenizerError: no such folder, a file is missing, truncated, or is not the one that was saved.
+    """
+    folder = Path(folder)
+    path = folder / TOKENIZER_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TokenizerError("no such file: this folder holds no tokenizer", path=path) from None
+    except (OSError, ValueError):
+        raise TokenizerError("cannot be read as JSON: the file is truncated or damaged", path=path) from None
+    if not isinstance(table, dict) or table.get("format") != _FORMAT:
+        raise TokenizerError(f"not a tokenizer of format {_FORMAT}", path=path)
+    if "shared" in table:
+        shared = _load(folder, table["shared"])
+        return shared, shared
+    if "source" not in table or "target" not in table:
+        raise TokenizerError("names neither a shared tokenizer nor one for source and target", path=path)
+    return _load(folder, table["source"]), _load(folder, table["target"])
+
+
+def _entry(folder: Path, side: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "kind": tokenizer.kind,
+        "vocab_size": tokenizer.vocab_size,
+        "sha256": tokenizer.fingerprint,
+    }
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        entry["file"] = f"{side}.model"
+        with atomic_file(folder / entry["file"]) as temporary:
+            temporary.write_bytes(tokenizer.model)
+    elif isinstance(tokenizer, (CharacterTokenizer, SymbolTokenizer)):
+        entry["vocabulary"] = list(tokenizer.vocabulary)
+    else:
+        raise TypeError(f"no file format for {type(tokenizer).__name__}")
+    return entry
+
+
+def _load(folder: Path, entry: Any) -> Tokenizer:
+    path = folder / TOKENIZER_FILE
+    kind = entry.get("kind") if isinstance(entry, dict) else None
+    tokenizer: Tokenizer
+    try:
+        if kind == "sentencepiece":
+            path = folder / Path(entry["file"]).name
+            tokenizer = SentencePieceTokenizer(path.read_bytes())
+        elif kind == "characters":
+            tokenizer = CharacterTokenizer([str(part) for part in entry["vocabulary"]])
+        elif kind == "symbols":
+            tokenizer = SymbolTokenizer([str(part) for part in entry["vocabulary"]])
+        else:
+            raise TokenizerError(f"the kind of tokenizer {kind!r} is not known", path=path)
+    except OSError:
+        raise TokenizerError("the file is missing or cannot be read", path=path) from None
+    except TokenizerError as error:
+        raise error if error.path else TokenizerError(str(error), path=path) from None
+    except (KeyError, TypeError):
+        raise TokenizerError(f"the entry for a tokenizer of kind {kind} is incomplete", path=path) from None
+    if tokenizer.fingerprint != entry.get("sha256"):
+        raise TokenizerError("the content is not what was saved (SHA-256 differs): get the folder again", path=path)
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Generation: search over a step function, length penalties, forced scoring."""

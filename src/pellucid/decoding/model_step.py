@@ -1,0 +1,81 @@
+"""The step functions that search is given for an :class:`EncoderDecoder`: with the KV cache, and without.
+
+Knows the model and its cache; knows nothing about how tokens are chosen.
+Shapes: B sentences, R rows (sentence-major), S source, T target so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
+from pellucid.model.transformer import EncoderDecoder
+from pellucid.trace import Observer
+
+__all__ = ["CachedStep", "UncachedStep"]
+
+
+class CachedStep:
+    """Computes only the new token of each row; everything before it is in the cache.
+
+    Args:
+        model: in evaluation mode.
+        source: [B, S].
+        source_mask: [B, S], True = real.
+        observer: told about the encoder's attention and every step's.
+    """
+
+    def __init__(
+        self,
+        model: EncoderDecoder,
+        source: Int64[Tensor, "B S"],
+        source_mask: Bool[Tensor, "B S"],
+        observer: Observer | None = None,
+    ) -> None:
+        self.model = model
+        self.observer = observer
+        self.vocab_size = model.target_vocab_size
+        self.cache = model.start_cache(model.encode(source, source_mask, observer), source_mask)
+
+    def __call__(self, tokens: Int64[Tensor, " R"]) -> Float32[Tensor, "R V"]:
+        """log p of every next token, after one more token per row."""
+        return self.model.step(tokens, self.cache, self.observer).float().log_softmax(-1)
+
+    def reorder(self, parents: Int64[Tensor, " R2"]) -> None:
+        """Row r goes on from what was row ``parents[r]``."""
+        self.cache.reorder(parents)
+
+    def select(self, sentences: Int64[Tensor, " B2"]) -> None:
+        """Keep only these sentences."""
+        self.cache.select(sentences)
+
+
+class UncachedStep:
+    """Computes the whole prefix again at every step, as a model without a cache must: the reference to check against."""
+
+    def __init__(self, model: EncoderDecoder, source: Int64[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> None:
+        self.model = model
+        self.vocab_size = model.target_vocab_size
+        self._memory, self._mask = model.encode(source, source_mask), source_mask
+        self._prefix = torch.empty(source.shape[0], 0, dtype=torch.int64, device=source.device)
+
+    def __call__(self, tokens: Int64[Tensor, " R"]) -> Float32[Tensor, "R V"]:
+        """log p of every next token, after one more token per row."""
+        self._prefix = torch.cat((self._prefix, tokens[:, None]), 1)
+        beams = self._prefix.shape[0] // self._memory.shape[0]
+        memory, mask = self._memory.repeat_interleave(beams, 0), self._mask.repeat_interleave(beams, 0)
+        decoder = self.model.decoder
+        states = decoder(self._prefix, decoder.source_keys_values(memory), mask[:, None, None, :])
+        return self.model.output(states[:, -1]).float().log_softmax(-1)
+
+    def reorder(self, parents: Int64[Tensor, " R2"]) -> None:
+        """Row r goes on from what was row ``parents[r]``."""
+        self._prefix = self._prefix.index_select(0, parents)
+
+    def select(self, sentences: Int64[Tensor, " B2"]) -> None:
+        """Keep only these sentences."""
+        beams = self._prefix.shape[0] // self._memory.shape[0]
+        rows = (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
+        self._prefix = self._prefix.index_select(0, rows)
+        self._memory, self._mask = self._memory.index_select(0, sentences), self._mask.index_select(0, sentences)

@@ -1,0 +1,136 @@
+"""Attention with grouped key/value heads: one module for all three uses (encoder, decoder, cross).
+
+Knows nothing about positions, caches or beams: whoever calls it decides where keys and values come from, what the mask
+lets through, and which rows share a source.
+
+Shapes: B rows, H query heads, G key/value heads (G divides H), T query positions, S key positions, D head size, M model
+size.
+Masks are boolean, True = may attend.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pellucid.trace import AttentionEvent, AttentionUse, Observer
+
+__all__ = ["Attention", "causal_mask"]
+
+
+def causal_mask(new: int, past: int, device: torch.device | None = None) -> Bool[Tensor, "1 1 T S"]:
+    """Position ``past + t`` may attend to positions ≤ ``past + t`` of ``past + new``: nothing sees the future."""
+    return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)[None, None]
+
+
+class Attention(nn.Module):
+    """softmax(QKᵀ/√D + mask)·V in H heads (Vaswani et al. 2017, section 3.2).
+
+    H/G query heads share one key/value head: grouped-query attention (Ainslie et al. 2023); G = H is multi-head, G = 1
+    multi-query (Shazeer 2019).
+
+    Args:
+        hidden_size: M.
+        num_heads: H.
+        num_kv_heads: G.
+        bias: whether the four projections have biases.
+        dropout: on the weights, in training.
+        use: which of the three uses this one serves; only named in what an observer is told.
+        layer: 0-based number of its layer, likewise.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        use: AttentionUse,
+        layer: int,
+    ) -> None:
+        super().__init__()
+        assert hidden_size % num_heads == 0 and num_heads % num_kv_heads == 0
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        self.head_size = hidden_size // num_heads
+        self.dropout = dropout
+        self.use: AttentionUse = use
+        self.layer = layer
+        self.query = nn.Linear(hidden_size, num_heads * self.head_size, bias=bias)
+        self.key = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=bias)
+        self.value = nn.Linear(hidden_size, num_kv_heads * self.head_size, bias=bias)
+        self.output = nn.Linear(num_heads * self.head_size, hidden_size, bias=bias)
+
+    def queries(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B H T D"]:
+        """Project to H query heads."""
+        return _split(self.query(x), self.num_heads)
+
+    def keys_values(self, x: Float[Tensor, "B S M"]) -> tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
+        """Project to G key heads and G value heads."""
+        return _split(self.key(x), self.num_kv_heads), _split(self.value(x), self.num_kv_heads)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B H T D"],
+        key: Float[Tensor, "B G S D"],
+        value: Float[Tensor, "B G S D"],
+        mask: Bool[Tensor, "#B 1 #T #S"] | None,
+        observer: Observer | None = None,
+    ) -> Float[Tensor, "B T M"]:
+        """Attend, join the heads and project.
+
+        The fused kernel of PyTorch and the plain path give the same numbers (tested); the plain path runs when an
+        observer looks inside, and where it is faster: in training on a CPU, where the fused backward in bfloat16 took
+        1.2 × the time (benchmarks/NOTES.md).
+        """
+        if observer is not None or (self.training and query.device.type == "cpu"):
+            heads = self._plain(query, key, value, mask, observer)
+        else:
+            heads = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
+                enable_gqa=self.num_kv_heads != self.num_heads,
+            )
+        joined: Tensor = self.output(heads.transpose(1, 2).flatten(-2))
+        return joined
+
+    def _plain(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, observer: Observer | None
+    ) -> Tensor:
+        rows, _, length, _ = query.shape
+        # Query heads of one group are laid one after the other along the positions, so that they meet their shared
+        # key/value head in one product and nothing is repeated.
+        grouped = query.reshape(rows, self.num_kv_heads, -1, self.head_size)
+        scores = grouped @ key.transpose(-1, -2)
+        scores = scores.view(rows, self.num_heads, length, -1) / math.sqrt(self.head_size)
+        allowed = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
+        weights = allowed.softmax(-1)
+        if observer is not None:
+            observer.attention(
+                AttentionEvent(
+                    self.use,
+                    self.layer,
+                    query.detach(),
+                    key.detach(),
+                    value.detach(),
+                    scores.detach(),
+                    mask,
+                    weights.detach(),
+                )
+            )
+        if self.training and self.dropout:
+            weights = F.dropout(weights, self.dropout)
+        grouped = weights.to(value.dtype).view(rows, self.num_kv_heads, -1, key.shape[2]) @ value
+        return grouped.view(rows, self.num_heads, length, self.head_size)
+
+
+def _split(projected: Float[Tensor, "B T HD"], heads: int) -> Float[Tensor, "B H T D"]:
+    return projected.view(*projected.shape[:2], heads, -1).transpose(1, 2)

@@ -1,0 +1,197 @@
+"""The building blocks of both stacks: dropout, residual sublayers, feed-forward, encoder layer, decoder layer.
+
+Knows nothing about embeddings or vocabularies.
+Shapes: B rows, T target, S source, M model size, G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pellucid.config import ModelConfig
+from pellucid.model.attention import Attention
+from pellucid.model.cache import KVCache
+from pellucid.model.positions import NoPositions
+from pellucid.trace import AttentionUse, Observer
+
+__all__ = ["DecoderLayer", "Dropout", "EncoderLayer", "FeedForward", "make_norm"]
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) with cheap random bits on the CPU.
+
+    PyTorch's CPU dropout draws a 53-bit uniform number for each element; here each 64-bit draw decides four, so that a
+    probability is a multiple of 1/65536 (at most 65535/65536) and drawing costs about a fifth (benchmarks/NOTES.md).
+    Randomness comes from PyTorch's default generator, so saving its state makes a run resume exactly.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Zero elements and scale the rest in training; the identity otherwise."""
+        if not self.training or self.probability == 0.0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        dropped = min(round(self.probability * 65536), 65535)
+        keep = (lanes >= dropped - 32768).to(x.dtype).mul_(65536 / (65536 - dropped))
+        return x * keep
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over M."""
+    if config.norm == "layernorm":
+        return nn.LayerNorm(config.hidden_size, eps=1e-5)
+    return nn.RMSNorm(config.hidden_size, eps=1e-6)
+
+
+class Sublayer(nn.Module):
+    """Residual connection, dropout and norm around one block.
+
+    Post: norm(x + dropout(f(x))) (Vaswani et al. 2017). Pre: x + dropout(f(norm(x))) (Xiong et al. 2020).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = make_norm(config)
+        self.dropout = Dropout(config.dropout)
+        self.pre = config.norm_placement == "pre"
+
+    def forward(
+        self, x: Float[Tensor, "B T M"], block: Callable[[Float[Tensor, "B T M"]], Float[Tensor, "B T M"]]
+    ) -> Float[Tensor, "B T M"]:
+        """Apply ``block`` inside the residual connection."""
+        y: Tensor = x + self.dropout(block(self.norm(x))) if self.pre else self.norm(x + self.dropout(block(x)))
+        return y
+
+
+class FeedForward(nn.Module):
+    """Position-wise feed-forward block: W₂·act(W₁x), or SwiGLU's W₂·(silu(W₁x) ⊙ W₃x) (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.up = nn.Linear(config.hidden_size, config.ff_size, bias=config.bias)
+        gated = config.activation == "swiglu"
+        self.gate = nn.Linear(config.hidden_size, config.ff_size, bias=config.bias) if gated else None
+        self.down = nn.Linear(config.ff_size, config.hidden_size, bias=config.bias)
+        self.dropout = Dropout(config.ff_dropout)
+
+    def forward(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
+        """Each position by itself."""
+        inner = self.up(x)
+        if self.gate is not None:
+            inner = F.silu(self.gate(x)) * inner
+        else:
+            inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner)
+        outer: Tensor = self.down(self.dropout(inner))
+        return outer
+
+
+def _attention(config: ModelConfig, use: AttentionUse, layer: int) -> Attention:
+    return Attention(
+        config.hidden_size,
+        config.num_heads,
+        config.cross_kv_heads if use == "cross" else config.self_kv_heads,
+        bias=config.bias,
+        dropout=config.attention_dropout,
+        use=use,
+        layer=layer,
+    )
+
+
+class EncoderLayer(nn.Module):
+    """Two-sided self-attention, then feed-forward."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = _attention(config, "encoder", layer)
+        self.feed_forward = FeedForward(config)
+        self.attention_sublayer = Sublayer(config)
+        self.feed_forward_sublayer = Sublayer(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B S M"],
+        mask: Bool[Tensor, "B 1 1 S"],
+        positions: NoPositions,
+        observer: Observer | None,
+    ) -> Float[Tensor, "B S M"]:
+        """``mask`` is False on padding, which nothing attends to."""
+
+        def attend(y: Tensor) -> Tensor:
+            key, value = self.attention.keys_values(y)
+            query = positions.rotate(self.attention.queries(y))
+            attended: Tensor = self.attention(query, positions.rotate(key), value, mask, observer)
+            return attended
+
+        x = self.attention_sublayer(x, attend)
+        output: Tensor = self.feed_forward_sublayer(x, self.feed_forward)
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention to the source, then feed-forward."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention = _attention(config, "decoder", layer)
+        self.cross_attention = _attention(config, "cross", layer)
+        self.feed_forward = FeedForward(config)
+        self.attention_sublayer = Sublayer(config)
+        self.cross_attention_sublayer = Sublayer(config)
+        self.feed_forward_sublayer = Sublayer(config)
+
+    def forward(
+        self,
+        x: Float[Tensor, "R T M"],
+        mask: Bool[Tensor, "1 1 T _"] | None,
+        cross: tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]],
+        cross_mask: Bool[Tensor, "B 1 1 S"],
+        positions: NoPositions,
+        cache: KVCache | None,
+        observer: Observer | None,
+    ) -> Float[Tensor, "R T M"]:
+        """One layer over T new positions of R rows.
+
+        Args:
+            x: the new positions.
+            mask: causal mask over past and new positions; ``None`` where all of them may be seen (one new position).
+            cross: this layer's keys and values of the source, one set per sentence.
+            cross_mask: False on source padding.
+            positions: the scheme, for rotation.
+            cache: holds the past positions; ``None`` = there are none (teacher forcing).
+            observer: told about both attentions.
+        """
+        start = 0 if cache is None else cache.length
+
+        def attend(y: Tensor) -> Tensor:
+            key, value = self.attention.keys_values(y)
+            query, key = positions.rotate(self.attention.queries(y), start), positions.rotate(key, start)
+            if cache is not None:
+                key, value = cache.append(self.layer, key, value)
+            attended: Tensor = self.attention(query, key, value, mask, observer)
+            return attended
+
+        def attend_source(y: Tensor) -> Tensor:
+            # A sentence's beams stand side by side as query positions of one row: they share its keys and values
+            # without a copy, because cross-attention has no order among queries.
+            by_sentence = y.reshape(cross_mask.shape[0], -1, y.shape[-1])
+            query = self.cross_attention.queries(by_sentence)
+            attended: Tensor = self.cross_attention(query, *cross, cross_mask, observer)
+            return attended.view(y.shape)
+
+        x = self.attention_sublayer(x, attend)
+        x = self.cross_attention_sublayer(x, attend_source)
+        output: Tensor = self.feed_forward_sublayer(x, self.feed_forward)
+        return output

@@ -1,0 +1,158 @@
+"""A model's weights and architecture in a folder: ``config.json`` and ``model.safetensors``, never pickle.
+
+Knows nothing about tokenizers or optimisers, which keep their own files beside these. Shared (tied) tensors are written
+once. Writing is not atomic by itself: callers write into :func:`pellucid.files.replace_folder`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pellucid.config import ModelConfig
+from pellucid.errors import ModelFolderError
+from pellucid.files import write_json
+from pellucid.model.transformer import EncoderDecoder
+from pellucid.settings import explain
+
+__all__ = [
+    "CONFIG_FILE",
+    "FORMAT_VERSION",
+    "WEIGHTS_FILE",
+    "is_model_folder",
+    "load_model",
+    "save_model",
+    "save_tensors",
+]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT_VERSION = 1
+
+
+def save_model(
+    folder: Path,
+    model: EncoderDecoder,
+    weights: Mapping[str, Tensor] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``model`` into ``folder``.
+
+    Args:
+        folder: an existing folder.
+        model: gives the architecture and, without ``weights``, the numbers.
+        weights: other values for the same parameters, e.g. their average.
+        extra: further entries of ``config.json`` (decoding defaults, how it was trained).
+    """
+    tensors = dict(model.named_parameters()) if weights is None else weights
+    save_tensors(folder / WEIGHTS_FILE, tensors)
+    write_json(
+        folder / CONFIG_FILE,
+        {
+            "format": "pellucid",
+            "version": FORMAT_VERSION,
+            "model": model.config.model_dump(mode="json"),
+            "source_vocab_size": model.source_vocab_size,
+            "target_vocab_size": model.target_vocab_size,
+            **(extra or {}),
+        },
+    )
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors.
+
+    Raises:
+        OSError: the disk is full, no permission, ... (The library's ``save_file`` hides these in an error of its own,
+            and leaves a file that nobody else may read.)
+    """
+    path.write_bytes(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a config of ours stands in ``folder`` (it may still be incomplete)."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[EncoderDecoder, dict[str, Any]]:
+    """Read a model.
+
+    Returns:
+        The model in evaluation mode, and the whole of ``config.json``.
+
+    Raises:
+        ModelFolderError: not a model folder, a file missing or cut short, tensors missing, left over or misshapen.
+    """
+    document = _read_document(folder)
+    model = _skeleton(folder, document)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelFolderError(f"{folder}: {WEIGHTS_FILE} is missing; the folder is incomplete: copy it again")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFolderError(
+            f"{path}: not readable as safetensors ({error}); the file is damaged or cut short: copy it again"
+        ) from None
+    _check_tensors(path, dict(model.named_parameters()), tensors)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+    return model.to(device).eval(), document
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not folder.exists():
+        raise ModelFolderError(f"{folder}: no such model folder")
+    if not path.is_file():
+        raise ModelFolderError(f"{folder}: not a model folder of pellucid (it has no {CONFIG_FILE})")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelFolderError(f"{path}: not valid JSON; the file is damaged: copy the folder again") from None
+    if not isinstance(document, dict) or document.get("format") != "pellucid":
+        raise ModelFolderError(f"{path}: not the config of a pellucid model (it has no format: pellucid)")
+    if document.get("version") != FORMAT_VERSION:
+        raise ModelFolderError(
+            f"{path}: format version {document.get('version')}, this pellucid reads {FORMAT_VERSION}: "
+            "use the pellucid that wrote it"
+        )
+    return document
+
+
+def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder:
+    try:
+        config = ModelConfig.model_validate(document["model"])
+        sizes = [document[name] for name in ("source_vocab_size", "target_vocab_size")]
+    except ValidationError as error:
+        raise ModelFolderError(f"{folder / CONFIG_FILE}: {explain(error, ModelConfig)}") from None
+    except KeyError as error:
+        raise ModelFolderError(f"{folder / CONFIG_FILE}: the entry {error} is missing") from None
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ModelFolderError(f"{folder / CONFIG_FILE}: vocabulary sizes must be positive whole numbers, not {sizes}")
+    if config.tied_embeddings == "three" and len(set(sizes)) > 1:
+        raise ModelFolderError(
+            f"{folder / CONFIG_FILE}: tied_embeddings: three means one vocabulary, not two of {sizes[0]} and {sizes[1]}"
+        )
+    return EncoderDecoder(config, *sizes)
+
+
+def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not part of this architecture" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {list(found[name].shape)} where the config means {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        raise ModelFolderError(f"{path}: weights do not fit {CONFIG_FILE}: {'; '.join(problems)}")

@@ -1,0 +1,198 @@
+"""The encoder, the decoder, and the two together.
+
+Knows nothing about text, losses or search. Shapes: B sentences, k beams, R = B·k rows (sentence-major), S source,
+T target, M model size, V vocabulary. Masks are boolean, True = a real token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pellucid.config import ModelConfig
+from pellucid.model.attention import causal_mask
+from pellucid.model.cache import KVCache
+from pellucid.model.layers import DecoderLayer, Dropout, EncoderLayer, make_norm
+from pellucid.model.positions import make_positions
+from pellucid.trace import Observer
+
+__all__ = ["Decoder", "Encoder", "EncoderDecoder"]
+
+
+class Embedder(nn.Module):
+    """Token embedding · scale + position (element by element), then dropout."""
+
+    def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.positions = make_positions(config)
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, tokens: Int[Tensor, "B T"], start: int = 0) -> Float[Tensor, "B T M"]:
+        """Embed tokens that stand at positions ``start`` and after.
+
+        Raises:
+            LengthError: they go past a learned table; raised before anything is computed.
+        """
+        self.positions.check(start + tokens.shape[1])
+        embedded: Tensor = self.dropout(self.positions.add(self.embedding(tokens) * self.scale, start))
+        return embedded
+
+
+class Encoder(nn.Module):
+    """Reads the source with two-sided attention."""
+
+    def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.embedder = Embedder(config, embedding)
+        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.encoder_layers))
+        self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
+
+    def forward(
+        self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"], observer: Observer | None = None
+    ) -> Float[Tensor, "B S M"]:
+        """States of the source; what stands at padding is meaningless and attended by nobody."""
+        x = self.embedder(source)
+        mask = source_mask[:, None, None, :]
+        for layer in self.layers:
+            x = layer(x, mask, self.embedder.positions, observer)
+        states: Tensor = self.norm(x)
+        return states
+
+
+class Decoder(nn.Module):
+    """Writes the target: causal self-attention, and cross-attention to the encoder's states."""
+
+    def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.embedder = Embedder(config, embedding)
+        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.decoder_layers))
+        self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
+
+    def source_keys_values(self, memory: Float[Tensor, "B S M"]) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's cross-attention keys and values [B, G, S, D] of the encoder's states."""
+        return [cast(DecoderLayer, layer).cross_attention.keys_values(memory) for layer in self.layers]
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "R T"],
+        cross: list[tuple[Tensor, Tensor]],
+        cross_mask: Bool[Tensor, "B 1 1 S"],
+        cache: KVCache | None = None,
+        observer: Observer | None = None,
+    ) -> Float[Tensor, "R T M"]:
+        """States of T new positions, behind those that ``cache`` holds; the cache is advanced by T."""
+        start = 0 if cache is None else cache.length
+        x = self.embedder(tokens, start)
+        new = tokens.shape[1]
+        mask = None if new == 1 else causal_mask(new, start, tokens.device)
+        for layer, keys_values in zip(self.layers, cross, strict=True):
+            x = layer(x, mask, keys_values, cross_mask, self.embedder.positions, cache, observer)
+        if cache is not None:
+            cache.advance(new)
+        states: Tensor = self.norm(x)
+        return states
+
+
+class EncoderDecoder(nn.Module):
+    """The encoder-decoder Transformer.
+
+    Args:
+        config: the architecture.
+        source_vocab_size: V of the source side.
+        target_vocab_size: V of the target side; must equal the source's where all three matrices are tied.
+    """
+
+    def __init__(self, config: ModelConfig, source_vocab_size: int, target_vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.source_vocab_size, self.target_vocab_size = source_vocab_size, target_vocab_size
+        tied = config.tied_embeddings
+        assert tied != "three" or source_vocab_size == target_vocab_size
+        source = nn.Embedding(source_vocab_size, config.hidden_size)
+        target = source if tied == "three" else nn.Embedding(target_vocab_size, config.hidden_size)
+        self.encoder = Encoder(config, source)
+        self.decoder = Decoder(config, target)
+        self.output = nn.Linear(config.hidden_size, target_vocab_size, bias=False)
+        self._initialise()
+        if tied != "none":
+            self.output.weight = target.weight
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                # With the √M scale of the embedder, inputs start with unit variance, like the positions.
+                nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+
+    def encode(
+        self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"], observer: Observer | None = None
+    ) -> Float[Tensor, "B S M"]:
+        """Read the source, once per sentence.
+
+        Raises:
+            LengthError: the source is longer than a learned position table; nothing has been computed then.
+        """
+        memory: Tensor = self.encoder(source, source_mask, observer)
+        return memory
+
+    def decode(
+        self,
+        source: Int[Tensor, "B S"],
+        source_mask: Bool[Tensor, "B S"],
+        target_in: Int[Tensor, "B T"],
+        observer: Observer | None = None,
+    ) -> Float[Tensor, "B T M"]:
+        """Decoder states of a whole target in one parallel pass (teacher forcing), before the output matrix.
+
+        Raises:
+            LengthError: a side is longer than a learned position table; nothing has been computed then.
+        """
+        self.decoder.embedder.positions.check(target_in.shape[1])  # here, because the encoder comes first
+        memory = self.encode(source, source_mask, observer)
+        cross = self.decoder.source_keys_values(memory)
+        states: Tensor = self.decoder(target_in, cross, source_mask[:, None, None, :], None, observer)
+        return states
+
+    def forward(
+        self,
+        source: Int[Tensor, "B S"],
+        source_mask: Bool[Tensor, "B S"],
+        target_in: Int[Tensor, "B T"],
+        observer: Observer | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of every next token, teacher-forced: row t has seen target_in[≤ t] and the whole source."""
+        logits: Tensor = self.output(self.decode(source, source_mask, target_in, observer))
+        return logits
+
+    def start_cache(self, memory: Float[Tensor, "B S M"], source_mask: Bool[Tensor, "B S"]) -> KVCache:
+        """An empty cache for generation, with the cross-attention keys and values of these sentences."""
+        return KVCache(self.decoder.source_keys_values(memory), source_mask[:, None, None, :])
+
+    def step(self, tokens: Int[Tensor, " R"], cache: KVCache, observer: Observer | None = None) -> Float[Tensor, "R V"]:
+        """Logits after one more token per row; computes this token only and advances the cache by one.
+
+        Raises:
+            LengthError: the cache holds as many positions as a learned table has; it stays as it is.
+        """
+        states: Tensor = self.decoder(tokens[:, None], cache.cross, cache.source_mask, cache, observer)
+        logits: Tensor = self.output(states[:, 0])
+        return logits
+
+    @torch.no_grad()
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by part; what is tied is counted once, under embeddings."""
+        embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} | {id(self.output.weight)}
+        counts = {"embeddings": 0, "encoder": 0, "decoder": 0}
+        for name, parameter in self.named_parameters():
+            part = "embeddings" if id(parameter) in embeddings else name.split(".")[0]
+            counts[part] += parameter.numel()
+        return counts

@@ -1,0 +1,256 @@
+"""The training loop: teacher forcing, accumulation, logging, validation, checkpoints, early stopping, exact resume.
+
+Knows nothing about text or search: batches come from a stream that can start anywhere, validation is a callback that
+returns numbers. Killed at any moment and started again, a run ends with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.config import TrainingConfig
+from pellucid.data.batches import Batch, BatchStream
+from pellucid.errors import TrainingError
+from pellucid.files import replace_folder
+from pellucid.model.storage import save_model
+from pellucid.model.transformer import EncoderDecoder
+from pellucid.training.checkpoint import Progress, load_state, save_state
+from pellucid.training.log import Reporter, RunLog, training_line, validation_line
+from pellucid.training.loss import token_loss
+from pellucid.training.optimizer import WeightAverage, learning_rate, make_optimizer
+
+__all__ = ["Trainer", "batch_loss"]
+
+LOWER_IS_BETTER = frozenset({"loss", "wer", "ser"})
+
+
+def batch_loss(
+    model: EncoderDecoder, batch: Batch, smoothing: float = 0.0, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Summed smoothed loss and summed −log p of a batch's real target tokens, in one teacher-forced pass."""
+    with torch.autocast(batch.source.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        hidden = model.decode(batch.source, batch.source_mask, batch.target_in)
+    real = batch.target_mask
+    return token_loss(hidden[real], model.output.weight, batch.target_out[real], smoothing, dtype)
+
+
+@dataclass
+class Trainer:
+    """One training run.
+
+    Attributes:
+        model: on its device; its weights are those to start from.
+        open_batches: the training data, from an epoch and a batch of it on.
+        config: resolved: ``precision`` is not ``auto``.
+        folder: the run folder; ``last/`` and ``best/`` are written in it.
+        validate: measures a model (in evaluation mode) after some update; returns metrics by name, ``config.metric`` among them.
+        write_extras: writes into a model folder what belongs to it beside the weights (tokenizer, ...).
+        model_settings: further entries of the model folder's ``config.json``.
+        reporter: shows a person what is going on.
+    """
+
+    model: EncoderDecoder
+    open_batches: Callable[[int, int], BatchStream]
+    config: TrainingConfig
+    folder: Path
+    validate: Callable[[EncoderDecoder, int], Mapping[str, float]]
+    write_extras: Callable[[Path], None]
+    model_settings: Mapping[str, Any]
+    reporter: Reporter
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        assert self.config.precision != "auto"
+        self.dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
+        self.device = next(self.model.parameters()).device
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.average = WeightAverage(self.model, self.config.ema_decay) if self.config.ema_decay else None
+        updates_per_epoch = self.open_batches(0, 0).batches_per_epoch / self.config.accumulate
+        self.total_updates = self._count_updates(updates_per_epoch)
+        self.validate_every = self.config.validate_every or max(1, int(updates_per_epoch))
+        self._stop_signal: int | None = None
+
+    def _count_updates(self, per_epoch: float) -> int:
+        by_epochs = None if self.config.max_epochs is None else max(1, int(per_epoch * self.config.max_epochs))
+        return min(limit for limit in (self.config.max_updates, by_epochs) if limit is not None)
+
+    def resume(self) -> None:
+        """Go on from ``last/``, whose weights ``model`` holds already."""
+        self.progress = load_state(self.folder / "last", self.model, self.optimizer, self.average)
+
+    def fit(self) -> Progress:
+        """Train until a limit, early stopping, or a signal.
+
+        Returns:
+            The progress; ``finished`` is empty where SIGINT or SIGTERM ended the run (its state is saved).
+
+        Raises:
+            TrainingError: the loss is not finite, or the disk is full; the last checkpoint is whole.
+        """
+        log = RunLog(self.folder, self.progress.update)
+        try:
+            with self._signals():
+                self._loop(log)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"{self.folder}: the disk is full; the checkpoint of an earlier update is whole: "
+                "make room and start the same command again"
+            ) from error
+        finally:
+            log.close()
+        return self.progress
+
+    def _loop(self, log: RunLog) -> None:
+        progress = self.progress
+        stream = self.open_batches(progress.epoch, progress.batch)
+        while not progress.finished and self._stop_signal is None:
+            self.model.train()
+            group = list(itertools.islice(stream, self.config.accumulate))
+            values = self._update([batch for _, _, batch in group])
+            epoch, number, _ = group[-1]
+            progress.epoch, progress.batch = epoch, number + 1
+            self.reporter.progress("training", progress.update, self.total_updates)
+            if progress.update % self.config.log_every == 0:
+                record = {"epoch": epoch + 1, **self._window_values(), **values}
+                log.record("train", progress.update, record)
+                self.reporter.line(training_line(progress.update, self.total_updates, record))
+            ends = progress.update >= self.total_updates
+            due = progress.update % self.validate_every == 0 and progress.update >= self.config.validate_after
+            if due or ends:
+                self._validate(log)
+            if ends and not progress.finished:
+                progress.finished = "all updates done"
+            validated = progress.validated == progress.update
+            if validated or progress.update % self.config.save_every == 0 or self._stop_signal is not None:
+                self._save_last()
+
+    def _update(self, group: list[Batch]) -> dict[str, float]:
+        """One update from one or more batches; the loss is divided by the real target tokens of all of them."""
+        start = time.perf_counter()
+        update = self.progress.update + 1
+        tokens = sum(batch.num_tokens for batch in group)
+        total = 0.0
+        for batch in group:
+            loss, _ = batch_loss(self.model, batch.to(self.device), self.config.label_smoothing, self.dtype)
+            (loss / tokens).backward()
+            total += loss.item()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        grad_norm = norm.item()
+        if not math.isfinite(total) or not math.isfinite(grad_norm):
+            raise TrainingError(
+                f"update {update}: the loss ({total / tokens:.3g}) or the gradient's norm ({grad_norm:.3g}) is not a finite "
+                f"number; the run has stopped and {self.folder / 'last'} holds the last good checkpoint: lower "
+                "training.learning_rate, raise training.warmup_steps, or set training.precision to float32"
+            )
+        if self.config.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
+        rate = learning_rate(self.config, update, self.total_updates)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.model, update)
+        seconds = time.perf_counter() - start
+        self.progress.update = update
+        self.progress.target_tokens += tokens
+        self.progress.seconds += seconds
+        self.progress.window_loss += total
+        self.progress.window_tokens += tokens
+        self.progress.window_seconds += seconds
+        return {"grad_norm": grad_norm, "learning_rate": rate}
+
+    def _window_values(self) -> dict[str, float]:
+        progress = self.progress
+        values = {
+            "loss": progress.window_loss / progress.window_tokens,
+            "tokens_per_second": progress.window_tokens / progress.window_seconds,
+        }
+        progress.window_loss, progress.window_tokens, progress.window_seconds = 0.0, 0, 0.0
+        return values
+
+    def _validate(self, log: RunLog) -> None:
+        progress = self.progress
+        with self._averaged_weights(), torch.inference_mode():
+            self.model.eval()
+            values = self.validate(self.model, progress.update)
+        value = values[self.config.metric]
+        sign = -1.0 if self.config.metric in LOWER_IS_BETTER else 1.0
+        better = progress.best is None or sign * value > sign * progress.best
+        if better:
+            progress.best, progress.best_update, progress.stalled = value, progress.update, 0
+            verdict = "new best"
+        else:
+            progress.stalled += 1
+            verdict = f"stalled {progress.stalled}"
+        progress.validated = progress.update
+        log.record("validation", progress.update, {**values, "new_best": better})
+        self.reporter.line(validation_line(progress.update, values, verdict))
+        if better:
+            with replace_folder(self.folder / "best") as temporary:
+                self._write_model(temporary)
+        if self.config.patience is not None and progress.stalled >= self.config.patience:
+            progress.finished = f"no new best in {progress.stalled} validations"
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Let the model hold the averaged weights for a while."""
+        if self.average is None:
+            yield
+            return
+        with torch.no_grad():
+            raw = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+            try:
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(self.average.weights[name])
+                yield
+            finally:
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(raw[name])
+
+    def _write_model(self, folder: Path) -> None:
+        weights = None if self.average is None else self.average.weights
+        save_model(folder, self.model, weights, {**self.model_settings, "update": self.progress.update})
+        self.write_extras(folder)
+
+    def _save_last(self) -> None:
+        with replace_folder(self.folder / "last") as temporary:
+            self._write_model(temporary)
+            save_state(temporary, self.progress, self.model, self.optimizer, self.average)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM end the loop behind a whole update; a second one ends the program at once."""
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if self._stop_signal is not None:
+                raise KeyboardInterrupt
+            self._stop_signal = number
+            with suppress(RuntimeError):  # the signal came while the same stream was being written to
+                self.reporter.line("stopping after this update; the checkpoint is being saved (once more: stop now)")
+
+        try:
+            previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: signals go elsewhere
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,80 @@
+"""Dropout on the CPU: the share, the scale, the gradient, the random stream."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pellucid.model.layers import Dropout
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.1, 0.3, 0.5, 0.99])
+def test_the_share_that_is_dropped_and_the_scale_of_the_rest(probability: float) -> None:
+    count = 400_003  # not divisible by 4
+    y = Dropout(probability)(torch.ones(count))
+    spread = math.sqrt(probability * (1 - probability) / count)
+    assert (y == 0).float().mean().item() == pytest.approx(probability, abs=5 * spread)
+    assert y[y != 0].unique().tolist() == pytest.approx([1 / (1 - probability)], rel=1e-3)
+    assert y.mean().item() == pytest.approx(1, abs=5 * spread / (1 - probability) + 1e-3)
+
+
+def test_each_of_the_four_decisions_of_a_draw_is_fair_and_independent() -> None:
+    dropped = (Dropout(0.3)(torch.ones(400_000)) == 0).view(-1, 4).float()
+    assert dropped.mean(0).tolist() == pytest.approx([0.3] * 4, abs=5 * math.sqrt(0.21 / 100_000))
+    together = dropped.T @ dropped / 100_000
+    for first in range(4):
+        for second in range(first):
+            assert together[first, second].item() == pytest.approx(0.09, abs=5 * math.sqrt(0.09 / 100_000))
+    following = (dropped[:-1] * dropped[1:]).mean().item()
+    assert following == pytest.approx(0.09, abs=5 * math.sqrt(0.09 / 400_000))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (3,), (5,), (2, 3, 7), (0, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_shape_and_type_stays_what_it_is(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = torch.ones(shape, dtype=dtype)
+    y = Dropout(0.5)(x)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    assert ((y == 0) | (y == 2)).all()
+
+
+def test_the_gradient_is_the_mask_times_the_scale() -> None:
+    x = torch.randn(101, requires_grad=True)
+    y = Dropout(0.25)(x)
+    upstream = torch.randn(101)
+    y.backward(upstream)
+    assert x.grad is not None
+    expected = torch.where(y == 0, torch.zeros(()), upstream * 4 / 3)
+    assert torch.allclose(x.grad, expected)
+    assert (x.grad == 0).any()
+    assert torch.allclose(y, torch.where(y == 0, torch.zeros(()), x * 4 / 3))
+
+
+def test_nothing_happens_in_evaluation_or_at_zero() -> None:
+    x = torch.randn(10)
+    state = torch.get_rng_state()
+    assert Dropout(0.5).eval()(x) is x
+    assert Dropout(0.0)(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_mask_comes_from_the_default_generator() -> None:
+    dropout, x = Dropout(0.5), torch.ones(1001)
+    torch.manual_seed(3)
+    first, second = dropout(x), dropout(x)
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), first)
+    state = torch.get_rng_state()
+    assert torch.equal(dropout(x), second)
+    torch.set_rng_state(state)
+    assert torch.equal(dropout(x), second)
+
+
+@pytest.mark.parametrize("probability", [1e-9, 1 - 1e-9])
+def test_probabilities_next_to_0_and_1(probability: float) -> None:
+    y = Dropout(probability)(torch.ones(1000))
+    assert y.isfinite().all()
+    assert (y == 0).all() if probability > 0.5 else torch.equal(y, torch.ones(1000))

@@ -1,0 +1,134 @@
+"""The blocked loss and its gradients are those of torch's cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pellucid.training.loss import BLOCK_TOKENS, token_loss
+
+SIZES = [1, 2, BLOCK_TOKENS - 1, BLOCK_TOKENS, BLOCK_TOKENS + 1, 2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS + 3]
+WIDTH, VOCAB = 12, 37
+
+
+def make_inputs(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    hidden = torch.randn(tokens, WIDTH, requires_grad=True)
+    weight = torch.randn(VOCAB, WIDTH, requires_grad=True)
+    return hidden, weight, torch.randint(0, VOCAB, (tokens,))
+
+
+def relative(found: Tensor | None, expected: Tensor | None) -> float:
+    assert found is not None
+    assert expected is not None
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("tokens", SIZES)
+def test_loss_and_gradients_are_those_of_torch(tokens: int, smoothing: float) -> None:
+    hidden, weight, targets = make_inputs(tokens)
+    loss, nll = token_loss(hidden, weight, targets, smoothing)
+    (loss / 7).backward()
+    exact_hidden, exact_weight = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    logits = exact_hidden @ exact_weight.t()
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    (expected / 7).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert nll.item() == pytest.approx(F.cross_entropy(logits, targets, reduction="sum").item(), rel=1e-5)
+    assert relative(hidden.grad, exact_hidden.grad) < 1e-5
+    assert relative(weight.grad, exact_weight.grad) < 1e-5
+    assert (loss.dtype, nll.dtype) == (torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("tokens", [5, BLOCK_TOKENS + 1])
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16])
+def test_bfloat16_products_stay_near(tokens: int, hidden_dtype: torch.dtype) -> None:
+    """Only the products are rounded: the result is that of rounded inputs, up to the rounding of logits."""
+    hidden, weight, targets = make_inputs(tokens)
+    given = hidden.detach().to(hidden_dtype).requires_grad_()
+    loss, nll = token_loss(given, weight, targets, 0.1, torch.bfloat16)
+    loss.backward()
+    exact = [x.detach().bfloat16().double().requires_grad_() for x in (hidden, weight)]
+    logits = exact[0] @ exact[1].t()
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.1)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=5e-3)
+    assert nll.item() == pytest.approx(F.cross_entropy(logits, targets, reduction="sum").item(), rel=5e-3)
+    assert relative(given.grad, exact[0].grad) < 2e-2
+    assert relative(weight.grad, exact[1].grad) < 2e-2
+    assert given.grad is not None
+    assert weight.grad is not None
+    assert (given.grad.dtype, weight.grad.dtype) == (hidden_dtype, torch.float32)
+
+
+def test_autocast_around_it_changes_nothing() -> None:
+    hidden, weight, targets = make_inputs(20)
+    expected = token_loss(hidden, weight, targets, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_loss(hidden, weight, targets, 0.1)
+    assert torch.equal(torch.stack(found), torch.stack(expected))
+    gradients = [torch.autograd.grad(loss, (hidden, weight)) for loss in (found[0], expected[0])]
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert torch.equal(gradients[0][1], gradients[1][1])
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_one_side_may_need_no_gradient(frozen: str) -> None:
+    hidden, weight, targets = make_inputs(30)
+    (hidden if frozen == "hidden" else weight).requires_grad_(False)
+    token_loss(hidden, weight, targets)[0].backward()
+    assert (hidden.grad is None, weight.grad is None) == (frozen == "hidden", frozen == "weight")
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts matrix products, forward and backward."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket is torch.ops.aten.mm
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("mode", "per_block"), [(torch.enable_grad, 3), (torch.no_grad, 1), (torch.inference_mode, 1)])
+def test_gradients_are_computed_only_where_they_are_needed(mode: Callable[[], Any], per_block: int) -> None:
+    inputs = make_inputs(BLOCK_TOKENS + 5)
+    with mode(), CountProducts() as products:
+        loss, _ = token_loss(*inputs, 0.1)
+    assert products.count == 2 * per_block
+    assert loss.requires_grad == (per_block == 3)
+
+
+def test_the_unsmoothed_sum_has_no_gradient() -> None:
+    loss, nll = token_loss(*make_inputs(4), smoothing=0.1)
+    assert loss.requires_grad
+    assert not nll.requires_grad
+
+
+def test_no_token_no_loss() -> None:
+    hidden, weight, targets = make_inputs(0)
+    loss, nll = token_loss(hidden, weight, targets, 0.1)
+    loss.backward()
+    assert (loss.item(), nll.item()) == (0, 0)
+    assert weight.grad is not None
+    assert (weight.grad == 0).all()
+
+
+def test_logits_of_one_block_at_most_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[int] = []
+    log_softmax = Tensor.log_softmax
+
+    def spy(logits: Tensor, dim: int) -> Tensor:
+        blocks.append(len(logits))
+        return log_softmax(logits, dim)
+
+    monkeypatch.setattr(Tensor, "log_softmax", spy)
+    token_loss(*make_inputs(2 * BLOCK_TOKENS + 3))
+    assert blocks == [BLOCK_TOKENS, BLOCK_TOKENS, 3]

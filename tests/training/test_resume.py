@@ -1,0 +1,77 @@
+"""Exact resume: stopped or killed at any update and started again, a run ends as one that was never disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runs
+from conftest import ROOT
+from toys import toy_settings, write_toy_corpus
+from pellucid.config import parse_config
+from pellucid.experiment import train
+from pellucid.training.log import Silent
+from runs import Ending, full_settings, traces
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_corpus(tmp_path_factory.mktemp("small"), pairs=120)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train(parse_config(full_settings(corpus, folder)), Silent()).finished == "all updates done"
+    return traces(folder)
+
+
+def test_the_undisturbed_run_exercises_what_could_go_wrong(undisturbed: dict[str, Any]) -> None:
+    progress = undisturbed["progress"]
+    assert progress["update"] == 12
+    assert progress["epoch"] > 0 and progress["batch"] > 0
+    assert [record["update"] for record in undisturbed["metrics"] if record["kind"] == "validation"] == [4, 8, 12]
+    assert undisturbed["last/model.safetensors"] != undisturbed["last/training.safetensors"]
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5], [11], [2, 7, 8]])
+def test_a_run_stopped_by_a_signal_goes_on_exactly(
+    stops: list[int], undisturbed: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    config = parse_config(full_settings(corpus, tmp_path))
+    for stop in stops:
+        reporter = Ending(stop, signal.SIGINT)
+        progress = train(config, reporter)
+        assert (progress.update, progress.finished) == (stop, "")
+        assert any("stopping after this update" in line for line in reporter.lines)
+    assert train(config, Silent()).finished
+    assert traces(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize(("update", "how"), [(7, "update"), (8, "save")])
+def test_a_killed_run_goes_on_exactly(
+    update: int, how: str, undisturbed: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    settings = full_settings(corpus, tmp_path)
+    command = [sys.executable, runs.__file__, json.dumps(settings), str(update), how]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "last").exists() == (how == "update")
+    assert train(parse_config(settings), Silent()).finished
+    assert traces(tmp_path) == undisturbed
+
+
+def test_a_finished_run_is_left_alone(toy_corpus: Path, tiny_run: Path) -> None:
+    before = traces(tiny_run)
+    reporter = Ending(-1, signal.SIGINT)
+    assert train(parse_config(toy_settings(toy_corpus, tiny_run)), reporter).finished == "all updates done"
+    assert len(reporter.lines) == 1 and "has finished (all updates done, best bleu" in reporter.lines[0]
+    assert traces(tiny_run) == before
