@@ -2,8 +2,8 @@
 
     python benchmarks/cache.py [--length 200] [--batch 1] [--runs 5] [--threads 2]
 
-An untrained model of preset `small` writes exactly --length tokens (</s> is ignored), so that the length is the same for
-both. Runs alternate inside one call; medians are quoted. Both must write the same tokens.
+An untrained model of preset `small` writes exactly --length tokens (</s> is ignored), so that both write as many. Runs
+alternate inside one call; medians are quoted. Both must write the same tokens.
 """
 
 from __future__ import annotations
@@ -71,8 +71,12 @@ def main() -> None:
     print(f"batch {options.batch}, source {options.source}, {options.length} tokens, {options.threads} threads")
     print("step        " + "".join(f"{step:>9}" for step in SHOWN_STEPS if step <= options.length))
     for name, curve in steps.items():
-        print(f"{name:<9} ms" + "".join(f"{1000 * curve[step - 1]:9.2f}" for step in SHOWN_STEPS if step <= options.length))
-    print(f"whole: cached {totals['cached']:.3f} s, uncached {totals['uncached']:.3f} s, ratio {totals['uncached'] / totals['cached']:.1f}")
+        print(
+            f"{name:<9} ms"
+            + "".join(f"{1000 * curve[step - 1]:9.2f}" for step in SHOWN_STEPS if step <= options.length)
+        )
+    cached, uncached = totals["cached"], totals["uncached"]
+    print(f"whole: cached {cached:.3f} s, uncached {uncached:.3f} s, ratio {uncached / cached:.1f}")
 
 
 if __name__ == "__main__":

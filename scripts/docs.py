@@ -147,7 +147,7 @@ class Writer:
         settings = {id(parameter): setting_of(parameter.help) for parameter in command.params}
         command.get_help(context)  # looks up the help of the options that are settings
         usage = " ".join(["pellucid", name, *command.collect_usage_pieces(context)])
-        lines = ["```", usage, "```", "", self._told(f"commands.{name}.help", command.help)]
+        lines = ["```", usage, "```", "", _plain(self._told(f"commands.{name}.help", command.help))]
         for kind in ("argument", "option"):
             rows = []
             for parameter in command.params:
@@ -200,10 +200,15 @@ def _value(value: Any) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
+def _plain(text: str) -> str:
+    """Text for Markdown: "<" would begin HTML, as in "</s>", except between backticks."""
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(text.split("`")))
+
+
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     def line(cells: list[str]) -> str:
-        # A bar would end the cell, and "<" would begin HTML, as in "</s>".
-        plain = [" ".join(cell.replace("|", "\\|").replace("<", "&lt;").split()) for cell in cells]
+        # A bar would end the cell.
+        plain = [" ".join(_plain(cell).replace("|", "\\|").split()) for cell in cells]
         return f"| {' | '.join(plain)} |"
 
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]

@@ -334,6 +334,8 @@ def test_a_value_where_a_group_belongs_and_the_other_way_round() -> None:
         "data.train = 'a.tsv': expected a group of settings (source, target, path, source_column, target_column)"
     )
     assert refusal("decoding=5").startswith("decoding = 5: expected a group of settings (beam_size, n_best, ")
+    assert refusal("model=yes").startswith("model = True: expected a group of settings (preset, hidden_size, ")
+    assert refusal("model=3").startswith("model = 3: expected a group of settings (preset, hidden_size, ")
     assert refusal("seed.x=1") == "seed = {'x': 1}: input should be a valid integer"
     assert refusal("model.preset=[tiny]").startswith("model.preset = ['tiny']: input should be 'tiny', ")
     assert refusal("model={1: 2}") == "model.1 = 1: keys should be strings"
@@ -354,6 +356,10 @@ def test_a_single_group_explains_itself_too() -> None:
     with pytest.raises(ValidationError) as caught:
         ModelConfig.model_validate({"hidden_size": 9, "num_heads": 2})
     assert explain(caught.value, ModelConfig) == "hidden_size (9) must be a multiple of num_heads (2)"
+    with pytest.raises(ValidationError) as caught:
+        CorpusConfig.model_validate([1])
+    expected = "settings = [1]: expected a group of settings (source, target, path, source_column, target_column)"
+    assert explain(caught.value, CorpusConfig) == expected
 
 
 # -- contradictions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import errors
-from pellucid.errors import DataError, MissingExtraError, PellucidError, TokenizerError
+from pellucid.errors import DataError, LengthError, MissingExtraError, PellucidError, TokenizerError
 
 
 def test_the_tree_is_the_one_in_the_docstring() -> None:
@@ -42,3 +42,11 @@ def test_a_missing_extra_is_answered_with_the_command_that_installs_it() -> None
     assert isinstance(error, PellucidError)
     assert str(error) == "reading a.parquet needs an optional dependency: pip install 'pellucid[parquet]'"
     assert error.extra == "parquet"
+
+
+def test_a_length_error_says_which_of_the_texts_it_is_about() -> None:
+    error = LengthError("600 tokens, but the position table has 512", number=3)
+    assert str(error) == "source 3: 600 tokens, but the position table has 512"
+    assert (error.reason, error.number) == ("600 tokens, but the position table has 512", 3)
+    error = LengthError("too long")
+    assert (str(error), error.reason, error.number) == ("too long", "too long", None)

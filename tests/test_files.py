@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pellucid import files
-from pellucid.files import atomic_file, recover_folder, replace_folder, write_json, write_text
+from pellucid.files import atomic_file, present_folder, recover_folder, replace_folder, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -166,6 +166,30 @@ def test_every_file_of_a_folder_is_on_disk_before_it_gets_its_name(
     calls = _record_calls(monkeypatch)
     write_version(tmp_path / "best", "new")
     assert calls == ["fsync", "fsync", "rename", "rename"]
+
+
+def test_a_reader_finds_the_folder_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "best"
+    assert present_folder(folder) == folder  # neither is there: the name to complain about
+    write_version(folder, "old")
+    rename, seen = os.rename, []
+
+    def rename_and_look(source: Path, target: Path) -> None:
+        seen.append(contents(present_folder(folder)))
+        rename(source, target)
+        seen.append(contents(present_folder(folder)))
+
+    monkeypatch.setattr(os, "rename", rename_and_look)
+    write_version(folder, "new")
+    assert seen == [whole("old"), whole("old"), whole("old"), whole("new")]
+    assert present_folder(folder) == folder
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    for version in "abc":
+        write_version(tmp_path / "best", version)
+    assert len(os.listdir("/dev/fd")) == before
 
 
 # A kill runs no `finally`: a process that is really killed, at every call that changes the disk, before and after it.

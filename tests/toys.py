@@ -1,14 +1,18 @@
-"""A small trained model that tests of several folders share, and the text it was trained on."""
+"""What tests of several folders share: a small trained model, the text it was trained on, and the command line."""
 
 from __future__ import annotations
 
+import io
+import os
 import random
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-SYMBOLS = "ba da ga ka la ma na pa ra ta".split()
+SYMBOLS = ["ba", "da", "ga", "ka", "la", "ma", "na", "pa", "ra", "ta"]
 
 
 def write_toy_corpus(folder: Path, pairs: int = 400, seed: int = 1) -> Path:
@@ -63,3 +67,40 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -> Path
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(parse_config(toy_settings(toy_corpus, folder)), Silent())
     return folder
+
+
+class Result(NamedTuple):
+    """What a command line did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+class _Stdin(io.TextIOWrapper):
+    def __init__(self, content: io.BytesIO, typed: bool) -> None:
+        super().__init__(content, encoding="utf-8")
+        self.typed = typed
+
+    def isatty(self) -> bool:
+        return self.typed
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line in this process: ``run("info", folder, stdin=b"")``."""
+    from pellucid.cli import main
+
+    # Commands take all cores by default; tests have one.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+
+    def call(*arguments: object, stdin: bytes = b"", typed: bool = False) -> Result:
+        monkeypatch.setattr(sys, "stdin", _Stdin(io.BytesIO(stdin), typed))
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call

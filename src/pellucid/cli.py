@@ -47,10 +47,11 @@ app.add_typer(data.app, name="data")
 app.command("demo", cls=SettingsCommand)(demo.demo)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"pellucid {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -84,12 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        return _broken_pipe()
+        _discard_output()
+        return BROKEN_PIPE
     except UsageError as error:
         return _fail(_usage_sentence(error))
     except PellucidError as error:
         return _fail(str(error))
     except OSError as error:
+        _discard_output()
         return _fail(_system_sentence(error))
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -103,11 +106,12 @@ def _fail(sentence: str) -> int:
     return USER_ERROR
 
 
-def _broken_pipe() -> int:
-    """Whoever read our output has had enough (``| head``): end quietly, also when Python flushes at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    return BROKEN_PIPE
+def _discard_output() -> None:
+    """If stdout takes nothing more (its reader has gone, its disk is full), let Python's flush at exit go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_sentence(error: Exception) -> str:

@@ -7,7 +7,7 @@ any ``pellucid train`` takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -30,18 +30,19 @@ BEAM_SIZE = 5
 Echo = Callable[[str], None]
 
 
-def run(output: Path, reporter: Reporter, echo: Echo) -> bool:
+def run(output: Path, reporter: Reporter, echo: Echo, overrides: Sequence[str] = ()) -> bool:
     """Write the data set, train (or go on, or use what is there), evaluate and show.
 
     Args:
         output: the run folder; the data set is in its ``data/``.
         reporter: shows the training.
         echo: takes each line of the report.
+        overrides: settings other than those of ``demo.yaml``, as ``key=value``.
 
     Returns:
         Whether the training is complete; if it was interrupted, nothing is shown.
     """
-    config = _config(output)
+    config = _config(output, overrides)
     if not (output / "data").is_dir():
         write_hsk(output / "data")
     reporter.line(f"data set: {output / 'data'} (hsk-sentences-audio, CC BY-SA 4.0; see the README.md in it)")
@@ -55,11 +56,11 @@ def run(output: Path, reporter: Reporter, echo: Echo) -> bool:
     return True
 
 
-def _config(output: Path) -> Config:
+def _config(output: Path, overrides: Sequence[str]) -> Config:
     settings = yaml.safe_load((Path(__file__).parent / "demo.yaml").read_text(encoding="utf-8"))
     settings["output"] = str(output)
     settings["data"]["dir"] = str(output / "data")
-    return load_config(base=settings)
+    return load_config(base=settings, overrides=overrides)
 
 
 def _report(translator: Translator, output: Path, sources: list[str], references: list[str]) -> Iterator[str]:

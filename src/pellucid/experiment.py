@@ -27,7 +27,7 @@ from pellucid.data.batches import BatchStream, collate
 from pellucid.data.prepare import PreparedData, prepare
 from pellucid.data.tokenizer import save_tokenizers
 from pellucid.errors import ConfigError, TrainingError
-from pellucid.evaluation import metric_value
+from pellucid.evaluation import higher_is_better, metric_value
 from pellucid.files import recover_folder, write_text
 from pellucid.model.storage import load_model
 from pellucid.model.transformer import EncoderDecoder
@@ -135,6 +135,7 @@ def _build(
         config=config.training,
         folder=folder,
         validate=validation,
+        higher_is_better=higher_is_better(config.training.metric),
         write_extras=lambda into: _write_tokenizers(into, data),
         model_settings={"decoding": config.decoding.model_dump(mode="json")},
         reporter=reporter,
@@ -162,9 +163,7 @@ class _Validation:
         training = self.config.training
         if training.metric == "loss":
             return values
-        translator = Translator(
-            model, self.data.source_tokenizer, self.data.target_tokenizer, self.config.decoding
-        )
+        translator = Translator(model, self.data.source_tokenizer, self.data.target_tokenizer, self.config.decoding)
         generations = translator.generate(self.data.dev_sources, beam_size=training.validation_beam_size, n_best=1)
         texts = [generation.text for generation in generations]
         names = ("wer", "ser") if training.metric in ("wer", "ser") else ("bleu", "chrf")
@@ -183,7 +182,10 @@ class _Validation:
 
     def _write_samples(self, update: int, texts: list[str]) -> None:
         rows = zip(self.data.dev_sources, self.data.dev_references, texts, strict=True)
-        blocks = [f"source     {s}\nreference  {r}\ngenerated  {t}\n" for (s, r, t), _ in zip(rows, range(SAMPLES), strict=False)]
+        blocks = [
+            f"source     {s}\nreference  {r}\ngenerated  {t}\n"
+            for (s, r, t), _ in zip(rows, range(SAMPLES), strict=False)
+        ]
         (self.folder / "samples").mkdir(exist_ok=True)
         write_text(self.folder / "samples" / f"update-{update:06d}.txt", "\n".join(blocks))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -44,9 +44,9 @@ def explain(error: ValidationError, settings: type[Settings]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    if problem["type"] == "model_type" and group:
+    if group:
         message = f"expected a group of settings ({', '.join(group.model_fields)})"
-    return f"{name} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    return f"{name or 'settings'} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
 def fields_of(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -142,11 +142,6 @@ class _Loader(yaml.SafeLoader):
     A key given twice is an error (plain YAML keeps the last one in silence), and dates are text (`output=2026-01-31`).
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -157,3 +152,9 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}

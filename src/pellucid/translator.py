@@ -296,7 +296,8 @@ class _CrossAttention:
     def array(self) -> np.ndarray:
         """[L, H, T, S]."""
         steps = torch.cat(self.weights, dim=2)[0]  # [H, T·L, S], layers inside steps
-        return steps.unflatten(1, (-1, self.layers)).permute(2, 0, 1, 3).cpu().numpy()
+        array: np.ndarray = steps.unflatten(1, (-1, self.layers)).permute(2, 0, 1, 3).cpu().numpy()
+        return array
 
 
 def load(path: str | Path, device: str = "auto") -> Translator:

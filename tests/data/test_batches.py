@@ -271,6 +271,15 @@ def test_a_sampled_segmentation_belongs_to_seed_epoch_pair_and_side(dataset: Tok
     assert best < len(first) / 2
 
 
+def test_equal_texts_are_drawn_apart(tmp_path: Path) -> None:
+    pairs = [Pair(*PAIRS[0], line) for line in range(1, 61)]
+    texts = open_texts(tmp_path / "texts", "k", lambda: pairs, CorpusReport("train"))
+    same = open_tokens(
+        tmp_path / "tokens", texts, range(60), (TOKENIZER, TOKENIZER), (256, 256, 9.0), CorpusReport("train")
+    )
+    assert len({tuple(source) for source, _ in _sampled(same, 200).values()}) > 10
+
+
 def test_the_two_sides_are_drawn_apart(tmp_path: Path) -> None:
     pairs = [Pair(source, source, line) for line, (source, _) in enumerate(PAIRS, start=1)]
     texts = open_texts(tmp_path / "texts", "k", lambda: pairs, CorpusReport("train"))

@@ -90,6 +90,12 @@ def test_missing_values_are_empty_sides(tmp_path: Path) -> None:
     assert _read(CorpusConfig(path="a.jsonl"), tmp_path) == [Pair("x", "", 1), Pair("", "", 2), Pair("", "y", 3)]
 
 
+def test_a_blank_line_in_tsv_is_an_empty_pair_and_not_a_bad_line(tmp_path: Path) -> None:
+    _write(tmp_path / "a.tsv", "a\tb\n\n\t\nc\td\n")
+    pairs = [Pair("a", "b", 1), Pair("", "", 2), Pair("", "", 3), Pair("c", "d", 4)]
+    assert _read(CorpusConfig(path="a.tsv"), tmp_path) == pairs
+
+
 def test_pairs_are_streamed(tmp_path: Path) -> None:
     _write(tmp_path / "a.tsv", b"good\tgut\n" + b"x\ty\n" * 9 + b"\xff\n")
     stream = read_pairs(CorpusConfig(path="a.tsv"), tmp_path)
@@ -253,9 +259,11 @@ def test_the_digest_names_content_and_columns_and_not_the_place(tmp_path: Path) 
     _write(tmp_path / "a.tsv", "x\ty\n")
     _write(tmp_path / "b.tsv", "x\ty\n")
     _write(tmp_path / "c.tsv", "x\tz\n")
+    _write(tmp_path / "b.jsonl", "x\ty\n")
     digest = corpus_digest(CorpusConfig(path="a.tsv"), tmp_path)
     assert corpus_digest(CorpusConfig(path=str(tmp_path / "b.tsv"))) == digest
     assert corpus_digest(CorpusConfig(path="c.tsv"), tmp_path) != digest
+    assert corpus_digest(CorpusConfig(path="b.jsonl"), tmp_path) != digest
     assert corpus_digest(CorpusConfig(path="a.tsv", target_column=0), tmp_path) != digest
     two = corpus_digest(CorpusConfig(source="a.tsv", target="c.tsv"), tmp_path)
     assert two != corpus_digest(CorpusConfig(source="c.tsv", target="a.tsv"), tmp_path)

@@ -184,6 +184,7 @@ def test_nothing_is_tokenised_twice_and_everything_that_matters_is_in_the_key(tm
     assert counting.calls == 40
     again = _tokens(tmp_path / "k", texts, tokenizers=(counting, counting))
     assert counting.calls == 40
+    assert len(again) == 20
     assert again.report == first.report
     assert [again.source(i).tolist() for i in range(20)] == [first.source(i).tolist() for i in range(20)]
     other = CharacterTokenizer([*LETTERS.vocabulary, "!"])
@@ -208,9 +209,15 @@ def test_long_and_lopsided_pairs_are_dropped_at_the_limit_and_not_before(tmp_pat
     lengths = [(3, 3), (4, 3), (3, 5), (2, 5), (3, 4), (2, 4), (4, 2), (1, 3), (3, 1), (4, 5)]
     pairs = [Pair("a" * source, "b" * target, line) for line, (source, target) in enumerate(lengths, start=11)]
     tokenizer = CharacterTokenizer(["a", "b"])
+    report = CorpusReport("train", read=10)
     tokens = _tokens(
-        tmp_path / "k", _texts(tmp_path / "t", pairs), tokenizers=(tokenizer, tokenizer), limits=(3, 4, 2.0)
+        tmp_path / "k",
+        _texts(tmp_path / "t", pairs),
+        tokenizers=(tokenizer, tokenizer),
+        limits=(3, 4, 2.0),
+        report=report,
     )
+    assert report == CorpusReport("train", read=10)
     kept = list(zip(tokens.source_lengths.tolist(), tokens.target_lengths.tolist(), strict=True))
     assert kept == [(3, 3), (3, 4), (2, 4)]
     assert (tokens.report.count("too_long"), tokens.report.findings["too_long"].first_line) == (5, 12)
@@ -241,6 +248,11 @@ def test_numbers_take_two_bytes_where_they_fit(tmp_path: Path, size: int, width:
     assert (tmp_path / "k" / "source.bin").stat().st_size == 2 * width
     assert tokens.source(0).tolist() == [4, size + 3]
     assert tokens.target(0).tolist() == [4, size + 3]
+    small = CharacterTokenizer([vocabulary[0], vocabulary[-1]])
+    for tokenizers in ((small, tokenizer), (tokenizer, small)):
+        tokens = _tokens(tmp_path / "k", tokens.texts, tokenizers=tokenizers)
+        for reader, kind in zip((tokens.source, tokens.target), tokenizers, strict=True):
+            assert reader(0).tolist() == kind.encode(text)
 
 
 def test_the_tokens_are_mapped_not_read(tmp_path: Path) -> None:

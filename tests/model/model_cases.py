@@ -75,6 +75,8 @@ def make_source(*lengths: int, vocab: int = VOCAB) -> tuple[Tensor, Tensor]:
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     """max|Δ| ≤ tolerance · max|expected|: the measure of the decoding contract."""
     assert found.shape == expected.shape
+    assert found.isfinite().all()
+    assert expected.isfinite().all()  # nothing is far from infinity by this measure
     difference = (found - expected).abs().max().item()
     assert difference <= tolerance * expected.abs().max().item(), f"max|Δ| = {difference:.2e}"
 

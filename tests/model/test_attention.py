@@ -125,6 +125,16 @@ def test_fused_and_plain_give_the_same_numbers(kv_heads: int, new: int, seen: in
     assert_close(attention.train()(query, key, value, allowed), fused)
 
 
+@pytest.mark.parametrize("observer", [None, Recorder()])
+def test_no_score_is_high_enough_to_pass_the_mask(observer: Recorder | None) -> None:
+    attention = make_attention(heads=1, kv_heads=1)
+    query, value = torch.full((1, 1, 1, 16), 1e4), torch.eye(16)[None, None]
+    key = torch.linspace(-1e3, 1e3, 16)[None, None, :, None].expand(1, 1, 16, 16)
+    attention.output = nn.Identity()  # type: ignore[assignment]
+    weights = attention(query, key, value, (torch.arange(16) < 2)[None, None, None], observer)
+    assert torch.equal(weights[0, 0], torch.eye(16)[1])
+
+
 def test_gradients_of_both_paths_agree() -> None:
     query, key, value = torch.randn(2, 4, 3, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
     attention, mask = make_attention(kv_heads=2), MASKS["padding"](3, 5)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import runs
+from runs import Ending, full_settings, traces
+
 from conftest import ROOT
-from toys import toy_settings, write_toy_corpus
 from pellucid.config import parse_config
 from pellucid.experiment import train
 from pellucid.training.log import Silent
-from runs import Ending, full_settings, traces
+from toys import toy_settings, write_toy_corpus
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,10 @@ __all__ = ["demo"]
 
 
 def demo(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings other than the demo's own.", show_default=False),
+    ] = None,
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="The run folder.")] = Path("runs/demo"),
 ) -> None:
     """Train a small Chinese-English model and look at it working.
@@ -27,7 +31,7 @@ def demo(
         try:
             from pellucid.demo import run
 
-            finished = run(output, reporter, typer.echo)
+            finished = run(output, reporter, typer.echo, settings or [])
         except KeyboardInterrupt:
             finished = False
     if not finished:

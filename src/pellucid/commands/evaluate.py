@@ -5,17 +5,131 @@ Knows nothing of models or of how metrics are computed.
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from pellucid.commands import options
+from pellucid.commands.terminal import one_line, open_output, open_reporter, to_json
 
 __all__ = ["evaluate"]
+
+CHUNK_BATCHES = 8
+LABELS = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER", "ser": "SER"}
 
 
 def evaluate(
     model: options.ModelFolder,
+    sources: Annotated[
+        str | None,
+        typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.", show_default=False),
+    ] = None,
+    references: Annotated[
+        str | None,
+        typer.Argument(metavar="REFERENCES", help="File with its reference on the same line.", show_default=False),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="NAME,...", help="Metrics: bleu, chrf, wer, ser.")
+    ] = "bleu,chrf",
+    bleu_tokenize: Annotated[
+        str, typer.Option("--bleu-tokenize", help="How sacreBLEU splits lines: auto, 13a, zh, char, ...")
+    ] = "auto",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the translations, too.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+    beam_size: options.BeamSize = None,
+    length_penalty: options.LengthPenalty = None,
+    length_alpha: options.LengthAlpha = None,
+    max_length: options.MaxLength = None,
+    max_length_ratio: options.MaxLengthRatio = None,
+    max_length_extra: options.MaxLengthExtra = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
 ) -> None:
-    """Translate a corpus and compare with its references."""
+    """Translate a corpus and compare with its references.
+
+    Reports metrics in percent with sacreBLEU's signatures, sentences per second, and how many translations the length
+    limit cut. Without SOURCES and REFERENCES the corpus is data.test of the run's config.yaml. A blank source counts as
+    translated by nothing. Settings that are not given are the model's own.
+    """
+    settings = options.given(
+        beam_size=beam_size, length_penalty=length_penalty, length_alpha=length_alpha, max_length=max_length,
+        max_length_ratio=max_length_ratio, max_length_extra=max_length_extra, batch_size=batch_size,
+    )  # fmt: skip
+    from pellucid.commands.reading import chunked, open_model
+    from pellucid.evaluation import evaluate as compare
+
+    names = _known(metric)
+    pairs = _read_pairs(model, sources, references)
+    translator = open_model(model, device, threads)
+    config = translator.settings(**settings, n_best=1)
+    generations: list[Any] = []
+    with open_output(output or os.devnull) as file, open_reporter() as reporter:
+        start = time.perf_counter()
+        for chunk in chunked(pairs, CHUNK_BATCHES * config.batch_size):
+            generations += translator.generate([pair.source for pair in chunk], **{**settings, "n_best": 1})
+            reporter.progress("translating", len(generations), len(pairs))
+        seconds = time.perf_counter() - start
+        texts = [one_line(generation.text) for generation in generations]
+        file.writelines(text + "\n" for text in texts)
+    scores = compare(texts, [pair.target for pair in pairs], names, bleu_tokenize=bleu_tokenize)
+    facts = {
+        "lines": len(pairs),
+        **{name: value for name, value in asdict(scores).items() if name.split("_")[0] in names},
+        "seconds": round(seconds, 3),
+        "sentences_per_second": round(len(pairs) / seconds, 3),
+        "cut_by_length_limit": sum(g.hypotheses[0].finish_reason == "length" for g in generations if g.hypotheses),
+        "decoding": config.model_dump(mode="json"),
+    }
+    for line in [to_json(facts)] if as_json else _lines(facts, names):
+        typer.echo(line)
+
+
+def _known(metrics: str) -> list[str]:
+    """The names in a list separated by commas."""
+    from pellucid.errors import ConfigError
+    from pellucid.evaluation import METRICS
+
+    names = [name.strip().lower() for name in metrics.split(",")]
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
+    return names
+
+
+def _read_pairs(model: str, sources: str | None, references: str | None) -> list[Any]:
+    """The pairs of two files, or of the test corpus of the run that the model belongs to."""
+    from pellucid.commands.reading import read_corpus
+    from pellucid.config import load_config
+    from pellucid.data.corpus import read_pairs
+    from pellucid.errors import ConfigError
+
+    if sources is not None and references is not None:
+        return list(read_corpus(sources, references))
+    if sources is not None:
+        raise ConfigError(f"{sources}: the file with the references is missing: name it behind this one")
+    for folder in (Path(model), Path(model).parent):
+        if (folder / "config.yaml").is_file():
+            data = load_config(folder / "config.yaml").data
+            if data.test is not None:
+                return list(read_pairs(data.test, data.dir))
+    raise ConfigError(f"{model}: no config.yaml with a data.test: name a file with sources and one with references")
+
+
+def _lines(facts: dict[str, Any], names: list[str]) -> Iterator[str]:
+    yield f"lines         {facts['lines']:,}"
+    for name in names:
+        signature = facts.get(f"{name}_signature")
+        yield f"{LABELS[name]:<14}{facts[name]:.2f}" + (f"   {signature}" if signature else "")
+    yield f"sentences/s   {facts['sentences_per_second']:,.1f}   ({facts['seconds']:,.1f} s)"
+    decoding = facts["decoding"]
+    yield f"decoding      beam_size {decoding['beam_size']}, length_penalty {decoding['length_penalty']}"
+    yield f"cut           {facts['cut_by_length_limit']:,} by the length limit"

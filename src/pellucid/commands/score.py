@@ -44,7 +44,7 @@ def score(
     from pellucid.errors import LengthError
 
     pairs = read_corpus(sources, targets)
-    with open_output(output) as file, open_reporter(bars=not file.isatty()) as reporter:
+    with open_output(output) as file, open_reporter(not file.isatty()) as reporter:
         translator = open_model(model, device, threads)
         done = 0
         for chunk in chunked(pairs, CHUNK_BATCHES * translator.settings(**settings).batch_size):

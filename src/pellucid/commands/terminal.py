@@ -57,25 +57,28 @@ class _RichReporter:
 
     def progress(self, task: str, done: int, total: int) -> None:
         """Move the bar of ``task``; a new task's bar takes the place of the old one's."""
-        if task != self._task:
-            self._end()
+        if total and done >= total:
+            self.close()
+        elif task != self._task:
+            self.close()
             # Starting at `done` keeps what an earlier process did out of the speed that the time left is guessed by.
             self._task, self._number = task, self._bars.add_task(task, total=total or None, completed=done)
+            self._bars.start()
         else:
             self._bars.update(self._number, completed=done)
-        if total and done >= total:
-            self._end()
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """Take the bar away; the terminal is then free for others."""
         if self._task is not None:
+            self._bars.stop()
             self._bars.remove_task(self._number)
             self._task = None
 
 
 @contextmanager
-def open_reporter(bars: bool = True) -> Iterator[PlainReporter | _RichReporter]:
-    """A reporter for this stderr: bars where they are wanted and it is a terminal, plain lines otherwise."""
-    if not bars or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+def open_reporter(wanted: bool = True) -> Iterator[PlainReporter | _RichReporter]:
+    """A reporter: bars where they are wanted and stderr is a terminal, plain lines otherwise."""
+    if not wanted or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield PlainReporter()
         return
     from rich.console import Console
@@ -96,8 +99,20 @@ def open_reporter(bars: bool = True) -> Iterator[PlainReporter | _RichReporter]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, emoji=False), refresh_per_second=4, transient=True) as shown:
-        yield _RichReporter(shown)
+    bars = Progress(
+        *columns,
+        console=Console(stderr=True, emoji=False),
+        refresh_per_second=4,
+        transient=True,
+        # What others write to stdout is theirs; by default it would come out on stderr.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    reporter = _RichReporter(bars)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Knows nothing of what a run does.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,10 +69,12 @@ def train(
             from pellucid import experiment
 
             finished = bool(experiment.train(config, reporter, overwrite).finished)
-            how = "stopped and saved"
+            how = "stopped"
         except KeyboardInterrupt:  # before the first update, or a second time
             finished, how = False, "interrupted"
     if not finished:
-        without = " without --overwrite" if overwrite else ""
-        typer.echo(f"{how}; the same command{without} goes on from the last save in {config.output}", err=True)
+        command = "the same command" + (" without --overwrite" if overwrite else "")
+        saved = (Path(str(config.output)) / "last").is_dir()
+        go_on = f"goes on from {config.output}/last" if saved else "starts again, as nothing had been saved yet"
+        typer.echo(f"{how}; {command} {go_on}", err=True)
         raise typer.Exit(130)

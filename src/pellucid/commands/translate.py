@@ -70,7 +70,7 @@ def translate(
 
     lines, place = read_texts(texts or [], input)
     typed = not texts and input is None and sys.stdin.isatty()
-    with open_output(output) as file, open_reporter(bars=not (typed or file.isatty())) as reporter:
+    with open_output(output) as file, open_reporter(not (typed or file.isatty())) as reporter:
         translator = open_model(model, device, threads)
         config = translator.settings(**settings)
         if typed:

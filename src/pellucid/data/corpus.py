@@ -40,9 +40,9 @@ def corpus_files(corpus: CorpusConfig, dir: str | Path | None = None) -> list[Pa
 
 
 def corpus_digest(corpus: CorpusConfig, dir: str | Path | None = None) -> str:
-    """Names the content of a corpus: the SHA-256 of each of its files and the columns that are read."""
-    digests = [file_digest(path) for path in corpus_files(corpus, dir)]
-    return json.dumps([digests, corpus.source_column, corpus.target_column])
+    """Names the content of a corpus: endings and SHA-256 of its files, and the columns that are read."""
+    files = [("".join(path.suffixes[-2:]), file_digest(path)) for path in corpus_files(corpus, dir)]
+    return json.dumps([files, corpus.source_column, corpus.target_column])
 
 
 def read_pairs(
@@ -231,7 +231,7 @@ def _parquet(path: Path, corpus: CorpusConfig, report: CorpusReport) -> Iterator
         with pyarrow.parquet.ParquetFile(path) as file:
             names = _parquet_names(file.schema_arrow, corpus, path)
             line = 0
-            for batch in file.iter_batches(batch_size=4096, columns=list(dict.fromkeys(names))):
+            for batch in file.iter_batches(batch_size=4096, columns=names):
                 sides = [batch.column(name).to_pylist() for name in names]
                 for source, target in zip(*sides, strict=True):
                     line += 1

@@ -6,7 +6,7 @@ Knows nothing of batches, and needs numpy only. Two kinds of folder:
 - tokens (:class:`TokenDataset`): token numbers of some of those pairs, with offsets.
 
 A folder is written beside its place and renamed when whole; ``meta.json`` holds the key (what the content was made
-from) and each file's length and CRC-32, so that a folder with another key, or half-written, or damaged, is made again.
+from) and each file's CRC-32, so that a folder with another key, or half-written, or damaged, is made again.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _map(path: Path, dtype: np.dtype[Any], length: int) -> np.ndarray:
 
 
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.glob("*.bin"))}
+    files = {path.name: _checksum(path) for path in sorted(folder.glob("*.bin"))}
     write_json(folder / "meta.json", {**meta, "files": files})
 
 
@@ -263,10 +263,9 @@ def _read_meta(folder: Path, key: str) -> dict[str, Any] | None:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta["key"] != key:
             return None
-        for name, (size, checksum) in meta["files"].items():
-            if (folder / name).stat().st_size != size or _checksum(folder / name) != checksum:
-                return None
-    except (OSError, ValueError, KeyError, TypeError):
+        if any(_checksum(folder / name) != checksum for name, checksum in meta["files"].items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta
 

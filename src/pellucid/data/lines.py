@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import io
 import lzma
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from pellucid.errors import DataError, MissingExtraError
 
@@ -135,16 +135,20 @@ def _chunks(path: Path) -> Iterator[bytes]:
     if suffix == ".zst":
         yield from _zstd_chunks(path)
         return
-    file: IO[bytes]
     if suffix == ".gz":
-        file = gzip.open(path, "rb")
+        with gzip.open(path, "rb") as packed:
+            yield from _blocks(packed)
     elif suffix == ".xz":
-        file = lzma.open(path, "rb")
+        with lzma.open(path, "rb") as packed:
+            yield from _blocks(packed)
     else:
-        file = path.open("rb")
-    with file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+        with path.open("rb") as file:
+            yield from _blocks(file)
+
+
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    while block := file.read(_CHUNK):
+        yield block
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:

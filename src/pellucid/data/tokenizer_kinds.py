@@ -125,9 +125,11 @@ class SentencePieceTokenizer:
             lists = self._processor.NBestEncodeAsIds(_checked(text), _NBEST)
         except RuntimeError:
             raise TokenizerError("segmentations can be sampled from a unigram model only, not from BPE") from None
-        ends = np.cumsum([len(ids) for ids in lists])
-        flat = np.fromiter(itertools.chain.from_iterable(lists), dtype=np.int32, count=int(ends[-1]))
-        scores = np.add.reduceat(self._scores[flat], ends - [len(ids) for ids in lists]) if len(flat) else np.zeros(1)
+        lengths = np.array([len(ids) for ids in lists], dtype=np.int32)
+        ends = lengths.cumsum(dtype=np.int32)
+        small = np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+        flat = np.fromiter(itertools.chain.from_iterable(lists), dtype=small, count=int(ends[-1]))
+        scores = np.add.reduceat(self._scores[flat], ends - lengths) if len(flat) else np.zeros(1)
         found = flat, ends, scores
         # Finding them costs far more than drawing one, and the next epoch needs the same.
         self._memo_bytes += sum(array.nbytes for array in found)

@@ -52,7 +52,7 @@ class CachedStep:
 
 
 class UncachedStep:
-    """Computes the whole prefix again at every step, as a model without a cache must: the reference to check against."""
+    """Computes the whole prefix again at every step, as a model without a cache must; checks the cache."""
 
     def __init__(self, model: EncoderDecoder, source: Int64[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> None:
         self.model = model
@@ -67,7 +67,8 @@ class UncachedStep:
         memory, mask = self._memory.repeat_interleave(beams, 0), self._mask.repeat_interleave(beams, 0)
         decoder = self.model.decoder
         states = decoder(self._prefix, decoder.source_keys_values(memory), mask[:, None, None, :])
-        return self.model.output(states[:, -1]).float().log_softmax(-1)
+        logits: Tensor = self.model.output(states[:, -1])
+        return logits.float().log_softmax(-1)
 
     def reorder(self, parents: Int64[Tensor, " R2"]) -> None:
         """Row r goes on from what was row ``parents[r]``."""

@@ -88,8 +88,13 @@ class Attention(nn.Module):
         observer looks inside, and where it is faster: in training on a CPU, where the fused backward in bfloat16 took
         1.2 × the time (benchmarks/NOTES.md).
         """
-        if observer is not None or (self.training and query.device.type == "cpu"):
+        if observer is not None:
             heads = self._plain(query, key, value, mask, observer)
+        elif self.training and query.device.type == "cpu":
+            # In float32 also where the rest is bfloat16: on a CPU the bfloat16 products would be compiled anew for the
+            # shapes of every batch, and took as long.
+            with torch.autocast("cpu", enabled=False):
+                heads = self._plain(query.float(), key.float(), value.float(), mask, None)
         else:
             heads = F.scaled_dot_product_attention(
                 query,

@@ -7,7 +7,12 @@ done again are removed first.
 from __future__ import annotations
 
 import json
+import os
+import socket
+import struct
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,9 +57,7 @@ class RunLog:
     def __init__(self, folder: Path, update: int) -> None:
         self.path = folder / METRICS_FILE
         self._keep_until(update)
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
-
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1, write_to_disk=True)
+        self._events = _EventFile(folder / "tensorboard", update)
 
     def _keep_until(self, update: int) -> None:
         kept = []
@@ -72,13 +75,51 @@ class RunLog:
         """Append one record of ``kind`` ("train" or "validation")."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "update": update, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, update)
+        self._events.add(
+            {f"{kind}/{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}, update
+        )
 
     def close(self) -> None:
-        """Flush the event file."""
+        """Close the event file; everything has been written already."""
         self._events.close()
+
+
+class _EventFile:
+    """Scalars for TensorBoard: protocol buffers of tensorboardX in TFRecord frames.
+
+    Not its SummaryWriter: that hands events to a thread, and where the disk is full the thread dies and training waits
+    for it for ever.
+    """
+
+    def __init__(self, folder: Path, update: int) -> None:
+        from tensorboardX.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("ab")
+        self._write(file_version="brain.Event:2")
+        # Tells TensorBoard to forget what an earlier life of the run has written behind this update.
+        self._write(step=update + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, scalars: Mapping[str, float], update: int) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step=update, summary=Summary(value=values))
+
+    def _write(self, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c  # type: ignore[import-untyped]
+
+        data = Event(wall_time=time.time(), **content).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        frame = (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
+        self._file.write(b"".join(frame))
+        self._file.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):  # the disk was full at the last write, which has said so
+            self._file.close()
 
 
 def training_line(update: int, total: int, values: Mapping[str, Any]) -> str:

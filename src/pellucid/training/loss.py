@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,6 +18,9 @@ __all__ = ["BLOCK_TOKENS", "token_loss"]
 
 BLOCK_TOKENS = 512
 """Tokens whose logits are held at once."""
+
+ROW_STEP = 64
+"""The last block is filled up to a multiple of this many tokens."""
 
 
 def token_loss(
@@ -58,7 +62,9 @@ class _BlockedLoss(torch.autograd.Function):
         dtype: torch.dtype,
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        states, matrix = hidden.to(dtype), weight.to(dtype)
+        # Few different numbers of rows, so that few matrix kernels are compiled; what is added counts for nothing.
+        states = F.pad(hidden.to(dtype), (0, 0, 0, -hidden.shape[0] % ROW_STEP))
+        matrix = weight.to(dtype)
         hidden_gradient = torch.empty_like(states) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -67,20 +73,24 @@ class _BlockedLoss(torch.autograd.Function):
             block = states[start : start + BLOCK_TOKENS]
             gold = targets[start : start + BLOCK_TOKENS, None]
             log_probs = (block @ matrix.t()).float().log_softmax(-1)
-            block_nll = -log_probs.gather(1, gold).sum()
+            real = log_probs[: gold.shape[0]]
+            block_nll = -real.gather(1, gold).sum()
             nll += block_nll
             loss += (1 - smoothing) * block_nll
             if smoothing:
-                loss -= smoothing * log_probs.mean(-1).sum()
+                loss -= smoothing * real.mean(-1).sum()
             if hidden_gradient is not None and weight_gradient is not None:
                 # d loss / d logits = softmax − (1−ε)·onehot(y) − ε/V
                 gradient = log_probs.exp_()
                 if smoothing:
                     gradient.sub_(smoothing / weight.shape[0])
-                gradient.scatter_add_(1, gold, gradient.new_full(gold.shape, smoothing - 1))
+                gradient[: gold.shape[0]].scatter_add_(1, gold, gradient.new_full(gold.shape, smoothing - 1))
+                gradient[gold.shape[0] :] = 0.0
                 gradient = gradient.to(dtype)
                 torch.mm(gradient, matrix, out=hidden_gradient[start : start + BLOCK_TOKENS])
                 weight_gradient += gradient.t() @ block
+        if hidden_gradient is not None:
+            hidden_gradient = hidden_gradient[: hidden.shape[0]]
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(nll)

@@ -20,7 +20,9 @@ __all__ = ["fastest_precision", "keep_memory", "resolve_device", "set_threads"]
 
 def set_threads(threads: int | None) -> int:
     """Use this many CPU threads (default: all cores the process may use) and return the number."""
-    number = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    number = (
+        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    )
     torch.set_num_threads(number)
     return number
 
@@ -29,7 +31,7 @@ def keep_memory() -> None:
     """Tell glibc's malloc to keep freed memory instead of handing it back to the system after every tensor.
 
     Training frees and allocates the same large tensors in each update; with the default settings each costs fresh page
-    faults, which was measured to eat all of bfloat16's gain on a CPU (benchmarks/NOTES.md). Elsewhere than glibc: nothing.
+    faults, on some machines as much time as bfloat16 gains (benchmarks/NOTES.md). Elsewhere than glibc: nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -54,7 +56,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ConfigError(f"device = {name!r}: not available here; use auto, cpu, or one that this machine has") from None
+        raise ConfigError(
+            f"device = {name!r}: not available here; use auto, cpu, or one that this machine has"
+        ) from None
     return device
 
 

@@ -27,14 +27,12 @@ from pellucid.errors import TrainingError
 from pellucid.files import replace_folder
 from pellucid.model.storage import save_model
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.training.checkpoint import Progress, load_state, save_state
+from pellucid.training.checkpoint import Progress, has_state, load_progress, load_state, save_state
 from pellucid.training.log import Reporter, RunLog, training_line, validation_line
 from pellucid.training.loss import token_loss
 from pellucid.training.optimizer import WeightAverage, learning_rate, make_optimizer
 
 __all__ = ["Trainer", "batch_loss"]
-
-LOWER_IS_BETTER = frozenset({"loss", "wer", "ser"})
 
 
 def batch_loss(
@@ -56,7 +54,9 @@ class Trainer:
         open_batches: the training data, from an epoch and a batch of it on.
         config: resolved: ``precision`` is not ``auto``.
         folder: the run folder; ``last/`` and ``best/`` are written in it.
-        validate: measures a model (in evaluation mode) after some update; returns metrics by name, ``config.metric`` among them.
+        validate: measures a model (in evaluation mode) after some update; returns metrics by name, ``config.metric``
+            among them.
+        higher_is_better: whether a new best of that metric is a higher value.
         write_extras: writes into a model folder what belongs to it beside the weights (tokenizer, ...).
         model_settings: further entries of the model folder's ``config.json``.
         reporter: shows a person what is going on.
@@ -67,6 +67,7 @@ class Trainer:
     config: TrainingConfig
     folder: Path
     validate: Callable[[EncoderDecoder, int], Mapping[str, float]]
+    higher_is_better: bool
     write_extras: Callable[[Path], None]
     model_settings: Mapping[str, Any]
     reporter: Reporter
@@ -108,8 +109,7 @@ class Trainer:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise TrainingError(
-                f"{self.folder}: the disk is full; the checkpoint of an earlier update is whole: "
-                "make room and start the same command again"
+                f"{self.folder}: the disk is full; {self._saved()}: make room and start the same command again"
             ) from error
         finally:
             log.close()
@@ -138,6 +138,14 @@ class Trainer:
             validated = progress.validated == progress.update
             if validated or progress.update % self.config.save_every == 0 or self._stop_signal is not None:
                 self._save_last()
+        if progress.finished and progress.update < self.total_updates:
+            self.reporter.progress("training", self.total_updates, self.total_updates)
+
+    def _saved(self) -> str:
+        """What a run that cannot go on leaves behind, for the sentence that ends it."""
+        if not has_state(self.folder / "last"):
+            return "nothing had been saved yet"
+        return f"{self.folder / 'last'} holds update {load_progress(self.folder / 'last').update}, whole"
 
     def _update(self, group: list[Batch]) -> dict[str, float]:
         """One update from one or more batches; the loss is divided by the real target tokens of all of them."""
@@ -153,9 +161,9 @@ class Trainer:
         grad_norm = norm.item()
         if not math.isfinite(total) or not math.isfinite(grad_norm):
             raise TrainingError(
-                f"update {update}: the loss ({total / tokens:.3g}) or the gradient's norm ({grad_norm:.3g}) is not a finite "
-                f"number; the run has stopped and {self.folder / 'last'} holds the last good checkpoint: lower "
-                "training.learning_rate, raise training.warmup_steps, or set training.precision to float32"
+                f"update {update}: the loss ({total / tokens:.3g}) or the gradient's norm ({grad_norm:.3g}) is not a "
+                f"finite number; the run has stopped, and {self._saved()}: lower training.learning_rate, raise "
+                "training.warmup_steps, or set training.precision to float32, and start anew with --overwrite"
             )
         if self.config.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.max_grad_norm, norm)
@@ -190,7 +198,7 @@ class Trainer:
             self.model.eval()
             values = self.validate(self.model, progress.update)
         value = values[self.config.metric]
-        sign = -1.0 if self.config.metric in LOWER_IS_BETTER else 1.0
+        sign = 1.0 if self.higher_is_better else -1.0
         better = progress.best is None or sign * value > sign * progress.best
         if better:
             progress.best, progress.best_update, progress.stalled = value, progress.update, 0
