@@ -75,13 +75,12 @@ class Writer:
     def pages(self) -> Iterator[tuple[Path, str]]:
         """Every page: where it goes, and its text."""
         yield self._page("settings", self.words["settings"], self._settings())
-        command = get_command(app)
-        lines = [self._told("commands.pellucid.help", command.help), ""]
-        for name, leaf in _leaves(command):
-            slug = name.replace(" ", "-")
-            yield self._page(f"commands/{slug}", f"pellucid {name}", self._command(name, leaf))
-            first = self._told(f"commands.{name}.help", leaf.help).split("\n")[0]
-            lines.append(f"- [`pellucid {name}`]({slug}{self.suffix}) — {first}")
+        command: Any = get_command(app)
+        lines = [_plain(self._told("commands.pellucid.help", command.help)), ""]
+        for name, child in command.commands.items():
+            yield self._page(f"commands/{name}", f"pellucid {name}", self._command(name, child))
+            first = self._told(f"commands.{name}.help", child.help).split("\n")[0]
+            lines.append(f"- [`pellucid {name}`]({name}{self.suffix}) — {_plain(first)}")
         yield self._page("commands/README", self.words["commands"], lines)
 
     def _page(self, name: str, title: str, lines: list[str]) -> tuple[Path, str]:
@@ -143,11 +142,25 @@ class Writer:
     # -- commands
 
     def _command(self, name: str, command: Any) -> list[str]:
+        """What there is to say of a command, or of a group and each of its commands."""
+        help_text = _plain(self._told(f"commands.{name}.help", command.help))
+        if not hasattr(command, "commands"):
+            return [*self._usage(name, command), "", help_text, *self._parameters(name, command)]
+        lines = [help_text]
+        for key, child in command.commands.items():
+            lines += ["", f"## pellucid {name} {key}", "", *self._command(f"{name} {key}", child)]
+        return lines
+
+    def _usage(self, name: str, command: Any) -> list[str]:
+        context = command.context_class(command, info_name=f"pellucid {name}")
+        return ["```", " ".join(["pellucid", name, *command.collect_usage_pieces(context)]), "```"]
+
+    def _parameters(self, name: str, command: Any) -> list[str]:
+        """A table of the arguments, and one of the options."""
+        lines: list[str] = []
         context = command.context_class(command, info_name=f"pellucid {name}")
         settings = {id(parameter): setting_of(parameter.help) for parameter in command.params}
         command.get_help(context)  # looks up the help of the options that are settings
-        usage = " ".join(["pellucid", name, *command.collect_usage_pieces(context)])
-        lines = ["```", usage, "```", "", _plain(self._told(f"commands.{name}.help", command.help))]
         for kind in ("argument", "option"):
             rows = []
             for parameter in command.params:
@@ -161,14 +174,6 @@ class Writer:
             if rows:
                 lines += ["", *_table([self.words[word] for word in (kind, "default", "meaning")], rows)]
         return lines
-
-
-def _leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, child in command.commands.items():
-        if hasattr(child, "commands"):
-            yield from _leaves(child, f"{path}{name} ")
-        else:
-            yield f"{path}{name}", child
 
 
 def _first_corpus(setting: str) -> str:

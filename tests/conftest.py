@@ -1,4 +1,4 @@
-"""What every test runs under: run-time checks of types and shapes, one thread, fixed seeds, nothing from outside."""
+"""What every test runs under: run-time checks of types and shapes, one thread, fixed seeds, an empty folder."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def _is_this_machine(host: Any) -> bool:
 sys.addaudithook(_refuse_outside)
 
 
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """The current folder of a test: an empty temporary one."""
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
-def _same_start() -> None:
-    """The same seeds and one thread at the start of every test, whatever the one before it did."""
+def _same_start(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seeds, one thread and an empty current folder for every test, whatever the one before it did."""
+    monkeypatch.chdir(workdir)
     random.seed(1)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(1)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(1)
         sys.modules["torch"].set_num_threads(1)
-
-
-@pytest.fixture
-def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty temporary folder that is also the current one, for commands that take or write relative paths."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

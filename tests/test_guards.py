@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import OUTSIDE_DATA, OutsideError
+from conftest import OUTSIDE_DATA, ROOT, OutsideError
 from pellucid import config
 
 
@@ -47,6 +47,13 @@ def test_data_beside_the_repository_is_out_of_bounds(reach: Callable[[str], obje
 def test_annotations_are_checked_at_run_time() -> None:
     with pytest.raises(jaxtyping.TypeCheckError, match="limit"):
         config.DecodingConfig().limit("10")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("_", [1, 2])
+def test_every_test_starts_in_an_empty_folder_of_its_own(_: int) -> None:
+    assert not Path.cwd().is_relative_to(ROOT)
+    assert os.listdir() == []
+    Path("made-by-this-test").touch()
 
 
 @pytest.mark.parametrize("_", [1, 2])

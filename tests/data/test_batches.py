@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.config import TokenizerConfig
-from pellucid.data.batches import Batch, BatchStream, collate, plan_epoch
+from pellucid.data.batches import Batch, BatchStream, collate, padded_length, plan_epoch
 from pellucid.data.corpus import Pair
 from pellucid.data.dataset import TokenDataset, open_texts, open_tokens
 from pellucid.data.report import CorpusReport
@@ -101,8 +101,12 @@ def _plan(lengths: list[tuple[int, int]], budget: int, seed: int = 1, epoch: int
     return plan_epoch(array[:, 0], array[:, 1], budget, seed, epoch)
 
 
+def _padded(length: int) -> int:
+    return int(padded_length(np.array([length]))[0])
+
+
 def _cost(lengths: list[tuple[int, int]], batch: np.ndarray) -> int:
-    return len(batch) * (max(max(lengths[int(i)]) for i in batch) + 1)
+    return len(batch) * _padded(max(max(lengths[int(i)]) for i in batch) + 1)
 
 
 @given(LENGTHS, st.integers(16, 300), st.integers(0, 2**32 - 1), st.integers(0, 9))
@@ -118,7 +122,7 @@ def test_every_pair_is_in_one_batch_and_batches_keep_the_budget(
         (sorted(max(lengths[int(i)]) for i in batch) for batch in plan), key=lambda n: (n[0], n[-1], -len(n))
     )
     for first, second in itertools.pairwise(longest):
-        assert (len(first) + 1) * (second[0] + 1) > budget
+        assert (len(first) + 1) * _padded(second[0] + 1) > budget
 
 
 @given(LENGTHS.filter(bool), st.integers(16, 300))
@@ -146,8 +150,8 @@ def test_the_order_is_drawn_from_seed_and_epoch() -> None:
 
 
 def test_the_exact_budget_is_allowed_and_one_more_is_not() -> None:
-    assert sorted(len(batch) for batch in _plan([(9, 3)] * 8, 40)) == [4, 4]
-    assert sorted(len(batch) for batch in _plan([(3, 9)] * 8, 39)) == [2, 3, 3]
+    assert sorted(len(batch) for batch in _plan([(9, 3)] * 8, 48)) == [4, 4]
+    assert sorted(len(batch) for batch in _plan([(3, 9)] * 8, 47)) == [2, 3, 3]
     assert sorted(len(batch) for batch in _plan([(50, 3), (2, 2), (99, 99)], 30)) == [1, 1, 1]
 
 
@@ -156,8 +160,32 @@ def test_padding_is_a_small_part_of_a_batch() -> None:
     source = rng.poisson(14, 20_000) + 1
     target = np.maximum(1, source + rng.integers(-4, 5, 20_000))
     plan = plan_epoch(source, target, 4096, 1, 0)
-    cells = sum(len(batch) * (int(source[batch].max()) + int(target[batch].max()) + 2) for batch in plan)
-    assert (source.sum() + target.sum() + 40_000) / cells > 0.96
+    shapes = [(len(batch), int(source[batch].max()) + 1, int(target[batch].max()) + 1) for batch in plan]
+    real = source.sum() + target.sum() + 40_000
+    assert real / sum(rows * (S + T) for rows, S, T in shapes) > 0.9
+    padded = [(rows, _padded(S), _padded(T)) for rows, S, T in shapes]
+    assert real / sum(rows * (S + T) for rows, S, T in padded) > 0.85
+    # What that is for: few shapes, each of which costs compiled kernels.
+    assert len(set(padded)) < len(set(shapes)) / 2
+
+
+def test_padded_lengths_are_few_and_waste_little() -> None:
+    lengths = np.arange(1, 1000)
+    padded = padded_length(lengths)
+    assert (padded >= lengths).all()
+    assert (padded - lengths <= np.maximum(3, lengths / 8)).all()
+    assert padded[:70].tolist() == [-(-n // 4) * 4 for n in range(1, 65)] + [72] * 6
+    assert len(set(padded.tolist())) == 16 + 4 * 8
+
+
+def test_a_stream_pads_to_few_widths_and_only_with_padding(dataset: TokenDataset) -> None:
+    _, _, batch = next(BatchStream(dataset, batch_tokens=200, seed=3))
+    plain = collate([dataset.source(i) for i in batch.indices], [dataset.target(i) for i in batch.indices])
+    for wide, narrow in ((batch.source, plain.source), (batch.target_in, plain.target_in)):
+        assert wide.shape[1] == _padded(narrow.shape[1])
+        assert torch.equal(wide[:, : narrow.shape[1]], narrow)
+        assert not wide[:, narrow.shape[1] :].any()
+    assert batch.num_tokens == plain.num_tokens
 
 
 # --- stream -------------------------------------------------------------------------------------------------------

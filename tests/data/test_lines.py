@@ -201,10 +201,17 @@ def test_standard_input_gives_a_line_as_soon_as_it_is_there(monkeypatch: pytest.
 def test_a_named_pipe_is_read_whole(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(b"one\ntwo\n"))
-    writer.start()
-    assert list(read_lines(pipe)) == ["one", "two"]
-    writer.join()
+    found: list[str] = []
+    # Daemons, because whoever opens a pipe a second time waits for ever.
+    threads = [
+        threading.Thread(target=lambda: pipe.write_bytes(b"one\ntwo\n"), daemon=True),
+        threading.Thread(target=lambda: found.extend(read_lines(pipe)), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert found == ["one", "two"]
 
 
 def test_zstd_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.training.loss import BLOCK_TOKENS, token_loss
+from pellucid.training.loss import BLOCK_TOKENS, ROW_STEP, token_loss
 
 SIZES = [1, 2, BLOCK_TOKENS - 1, BLOCK_TOKENS, BLOCK_TOKENS + 1, 2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS + 3]
 WIDTH, VOCAB = 12, 37
@@ -135,4 +135,4 @@ def test_logits_of_one_block_at_most_are_held(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Tensor, "log_softmax", spy)
     token_loss(*make_inputs(2 * BLOCK_TOKENS + 3))
-    assert blocks == [BLOCK_TOKENS, BLOCK_TOKENS, 3]
+    assert blocks == [BLOCK_TOKENS, BLOCK_TOKENS, ROW_STEP]

@@ -58,16 +58,15 @@ class Batch:
         return Batch(self.source.to(device), self.target_in.to(device), self.target_out.to(device), self.indices)
 
 
-def padded_length(length: np.ndarray | int) -> np.ndarray:
-    """The width a training batch gives to sequences of this many tokens: a multiple of 4, of 8 from 65 on, and so on.
+def padded_length(lengths: np.ndarray) -> np.ndarray:
+    """The widths a training batch gives to sequences of these lengths: a multiple of 4, of 8 from 65 on, and so on.
 
     A CPU's matrix kernels are compiled for every new shape, kept, and cost memory: with few different widths a run has
     compiled all it needs after one epoch (benchmarks/NOTES.md).
     """
-    length = np.asarray(length, dtype=np.int64)
-    power = np.ceil(np.log2(np.maximum(length, 64))).astype(np.int64)
+    power = np.ceil(np.log2(np.maximum(lengths, 64))).astype(np.int64)
     step = 2 ** (power - 4)
-    padded: np.ndarray = -(-length // step) * step
+    padded: np.ndarray = -(-lengths // step) * step
     return padded
 
 

@@ -1,0 +1,99 @@
+"""Progress on a terminal, plain lines elsewhere; results on one line each."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pellucid.commands.terminal import one_line, open_output, open_reporter, to_json
+from pellucid.errors import DataError
+from pellucid.training.log import Reporter
+
+LINE_BREAKS = "\n \r \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    return stderr
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left_and_lines_that_stay(terminal: Terminal) -> None:
+    with open_reporter() as reporter:
+        assert isinstance(reporter, Reporter)
+        reporter.progress("read train", 1000, 0)
+        reporter.progress("training", 5, 20)
+        reporter.line("epoch 1 [bold]:smile: " + "x" * 200)
+        reporter.progress("training", 10, 20)
+        reporter.progress("training", 20, 20)
+        shown = terminal.getvalue()
+        reporter.line("after the bar")
+    for part in ("read train", "1000/?", "training", "5/20", "left", "epoch 1 [bold]:smile: " + "x" * 200 + "\n"):
+        assert part in shown
+    assert terminal.getvalue().removeprefix(shown) == "after the bar\n"
+
+
+def test_the_bar_leaves_stdout_alone(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_reporter() as reporter:
+        reporter.progress("training", 1, 2)
+        print("result")
+    assert capsys.readouterr().out == "result\n"
+    assert "result" not in terminal.getvalue()
+
+
+def test_a_bar_is_taken_away_when_its_work_fails(terminal: Terminal) -> None:
+    with pytest.raises(DataError), open_reporter() as reporter:
+        reporter.progress("training", 1, 2)
+        raise DataError("x")
+    assert terminal.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor shown again, line of the bar erased
+
+
+def test_speed_does_not_count_what_was_done_before(terminal: Terminal) -> None:
+    with open_reporter() as reporter:
+        reporter.progress("training", 1000, 1002)
+        (task,) = reporter._bars.tasks  # type: ignore[union-attr]
+        assert (task.completed, task.speed) == (1000, None)
+
+
+@pytest.mark.parametrize(("wanted", "name"), [(False, "xterm"), (True, "dumb")])
+def test_no_bar_where_it_would_be_in_the_way(
+    wanted: bool, name: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", name)
+    with open_reporter(wanted) as reporter:
+        reporter.progress("training", 1, 2)
+        reporter.line("line")
+    assert terminal.getvalue() == "line\n"
+
+
+def test_one_line() -> None:
+    assert one_line("plain text ") == "plain text "
+    assert one_line(f"a{LINE_BREAKS}b").splitlines() == [one_line(f"a{LINE_BREAKS}b")]
+    assert one_line("a\r\nb") == "a b"
+
+
+def test_json_is_on_one_line_and_exact() -> None:
+    value = {"text": LINE_BREAKS, "中": [0.1, None]}
+    assert to_json(value).splitlines() == [to_json(value)]
+    assert json.loads(to_json(value)) == value
+    assert "中" in to_json(value)
+
+
+def test_a_failed_output_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("old")
+    with pytest.raises(RuntimeError), open_output(str(tmp_path / "out")) as file:
+        file.write("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "old"
