@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,18 @@ def test_it_shows_the_first_sentence_and_five_held_out_ones(shown: tuple[Path, l
     held_out = [line.split("\t")[0] for line in (output / "data" / "test.tsv").read_text("utf-8").splitlines()]
     assert heads[:6] == ["我爱中国", *held_out[:5]]
     text = "\n".join(report)
-    for word in ("greedy", "beam 5", "score", "tokens", "cross-attention", "KV cache", "BLEU", "nrefs:1|", "chrF", "next"):
+    for word in (
+        "greedy",
+        "beam 5",
+        "score",
+        "tokens",
+        "cross-attention",
+        "KV cache",
+        "BLEU",
+        "nrefs:1|",
+        "chrF",
+        "next",
+    ):
         assert word in text
     train = (output / "data" / "train.tsv").read_text("utf-8")
     assert not set(held_out) & {line.split("\t")[0] for line in train.splitlines()}
@@ -63,3 +75,18 @@ def test_a_second_run_says_that_the_first_has_finished(shown: tuple[Path, list[s
 def test_its_settings_are_valid() -> None:
     config = load_config(Path(demo.__file__).parent / "demo.yaml")
     assert config.data.test is not None
+
+
+def test_the_next_commands_can_be_run_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for script, shown in (
+        (tmp_path / ".venv" / "bin" / "pellucid", ".venv/bin/pellucid"),
+        (Path(".venv/bin/pellucid"), ".venv/bin/pellucid"),
+        (Path("/else where/pellucid"), "'/else where/pellucid'"),
+        (tmp_path / "pellucid" / "__main__.py", f"{sys.executable} -m pellucid"),
+    ):
+        monkeypatch.setattr(sys, "argv", [str(script), "demo"])
+        assert demo._program() == shown
+    (tmp_path / "pellucid").touch(mode=0o755)
+    assert demo._program() == "pellucid"

@@ -95,3 +95,9 @@ def test_what_a_table_says_about_a_setting() -> None:
     assert "| `hidden_size` | 整数 ≥ 1 | `256` | 残差流的宽度 M。 |" in (ROOT / "docs" / "settings.zh.md").read_text(
         encoding="utf-8"
     )
+
+
+def test_no_page_has_a_number_that_is_still_to_be_filled_in() -> None:
+    pages = [path for path in ROOT.rglob("*.md") if path.relative_to(ROOT).parts[0][0] != "."]
+    assert ROOT / "README.md" in pages
+    assert [str(path.relative_to(ROOT)) for path in pages if "@@" in path.read_text(encoding="utf-8")] == []

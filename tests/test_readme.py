@@ -54,3 +54,9 @@ def test_both_languages_show_the_same_code_and_links() -> None:
     for name, text in READMES.items():
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (ROOT / link).exists(), f"{name} links to {link}"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_environment_is_activated_before_the_commands(name: str) -> None:
+    (block,) = [block for block in blocks(name) if "pellucid train --source" in block]
+    assert block.splitlines()[0] == ". .venv/bin/activate"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toys import SYMBOLS
 
 import pellucid
 from pellucid.data.batches import collate
@@ -17,6 +16,7 @@ from pellucid.decoding.model_step import CachedStep, UncachedStep
 from pellucid.decoding.search import search
 from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
 from pellucid.translator import Generation, Translator
+from toys import SYMBOLS
 
 
 @pytest.fixture(scope="module")

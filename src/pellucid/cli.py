@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 2: something that was given is wrong; one sentence on stderr says what. 130: interrupted. 141: whoever read
     the output has gone. A traceback is a bug of pellucid.
     """
+    _replace_closed_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if isinstance(sys.stdout, io.TextIOWrapper):  # what is written is UTF-8 with plain line feeds in every locale
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")
@@ -99,6 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("there is not enough memory: lower training.batch_tokens to train, --batch-size to translate")
     return 0
+
+
+def _replace_closed_streams() -> None:
+    """Where the shell closed a stream (``<&-``, ``>&-``) Python has None; an empty one in its place is all it takes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _fail(sentence: str) -> int:

@@ -7,6 +7,9 @@ any ``pellucid train`` takes.
 from __future__ import annotations
 
 import math
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -73,21 +76,38 @@ def _report(translator: Translator, output: Path, sources: list[str], references
     yield ""
     yield f"── {len(sources)} held-out sentences"
     for name, beam_size in (("greedy", 1), (f"beam {BEAM_SIZE}", BEAM_SIZE)):
-        texts = [generation.text for generation in translator.generate(sources, beam_size=beam_size)]
+        texts = [generation.text for generation in translator.generate(sources, beam_size=beam_size, n_best=1)]
         scores = evaluate(texts, references, metrics=("bleu", "chrf"))
         yield f"   {name:<7} BLEU {scores.bleu:.2f}  {scores.bleu_signature}"
         yield f"   {'':<7} chrF {scores.chrf:.2f}  {scores.chrf_signature}"
     yield ""
     yield "── next"
-    yield f"   pellucid translate --model {output} {FIRST_SENTENCE}"
-    yield f"   pellucid translate --model {output} --beam-size 5 --n-best 5 --json {FIRST_SENTENCE}"
-    yield f"   pellucid info {output}"
-    yield "   pellucid train --source your.zh --target your.en --output runs/yours"
+    program = _program()
+    yield f"   {program} translate --model {output} {FIRST_SENTENCE}"
+    yield f"   {program} translate --model {output} --beam-size 5 --n-best 5 --json {FIRST_SENTENCE}"
+    yield f"   {program} info {output}"
+    yield f"   {program} train --source your.zh --target your.en --output runs/yours"
+
+
+def _program() -> str:
+    """The program as it can be called from here: a virtual environment need not be active."""
+    if shutil.which("pellucid"):
+        return "pellucid"
+    script = Path(sys.argv[0])
+    if script.stem == "pellucid":
+        return shlex.quote(_from_here(script))
+    return f"{shlex.quote(_from_here(Path(sys.executable)))} -m pellucid"
+
+
+def _from_here(path: Path) -> str:
+    # Not resolve(): the Python of a virtual environment is a link, and what it points to is without the environment.
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _sentence(translator: Translator, source: str) -> Iterator[str]:
-    greedy = translator.generate([source], beam_size=1)[0].hypotheses[0]
-    beam = translator.generate([source], beam_size=BEAM_SIZE)[0].hypotheses[0]
+    greedy = translator.generate([source], beam_size=1, n_best=1)[0].hypotheses[0]
+    beam = translator.generate([source], beam_size=BEAM_SIZE, n_best=1)[0].hypotheses[0]
     yield f"   greedy     {greedy.text}"
     yield f"              {_choice(greedy)}"
     yield f"   beam {BEAM_SIZE}     {beam.text}"

@@ -67,10 +67,11 @@ class LengthError(PellucidError):
     Args:
         reason: the sentence, without the place.
         number: 1-based number of the text among those that were given; put in front of the reason.
+        side: ``source`` or ``target``, for the number.
     """
 
-    def __init__(self, reason: str, *, number: int | None = None) -> None:
-        super().__init__(reason if number is None else f"source {number}: {reason}")
+    def __init__(self, reason: str, *, number: int | None = None, side: str = "source") -> None:
+        super().__init__(reason if number is None else f"{side} {number}: {reason}")
         self.reason = reason
         self.number = number
 

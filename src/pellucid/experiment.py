@@ -1,37 +1,27 @@
 """A training run from a config: text → tokenizers → batches → model → trainer → run folder.
 
-Joins the floors below; knows how a run folder is laid out:
-
-    config.yaml        every setting, resolved (precision and threads included)
-    tokenizer/         learned from the training text
-    cache/             texts and tokens, memory-mapped, keyed by content
-    best/, last/       model folders (weights, config, tokenizer); last/ holds the state to resume from, too
-    metrics.jsonl      one record a line: training and validation
-    tensorboard/       the same for TensorBoard
-    samples/           translations of the first development sentences, a file per validation
+Joins the floors below; the run folder's layout is in run_folder.py.
 """
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pellucid.config import Config, dump_config, load_config
-from pellucid.data.batches import BatchStream, collate
+from pellucid.config import Config
+from pellucid.data.batches import BatchStream, collate, plan_epoch
 from pellucid.data.prepare import PreparedData, prepare
 from pellucid.data.tokenizer import save_tokenizers
-from pellucid.errors import ConfigError, TrainingError
+from pellucid.errors import ConfigError
 from pellucid.evaluation import higher_is_better, metric_value
-from pellucid.files import recover_folder, write_text
+from pellucid.files import write_text
 from pellucid.model.storage import load_model
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.training.checkpoint import Progress, has_state, load_progress
+from pellucid.run_folder import RunFolder, open_run
+from pellucid.training.checkpoint import Progress, load_progress
 from pellucid.training.log import Reporter
 from pellucid.training.runtime import fastest_precision, keep_memory, resolve_device, set_threads
 from pellucid.training.trainer import Trainer, batch_loss
@@ -39,11 +29,8 @@ from pellucid.translator import TOKENIZER_FOLDER, Translator
 
 __all__ = ["train"]
 
-CONFIG_FILE = "config.yaml"
 SAMPLES = 10
 """Development sentences whose translations are written at each validation."""
-MACHINE_SETTINGS = ("training.precision", "training.threads")
-"""Settings that may be left to this machine in the given config and are decided once, in the run folder's."""
 
 
 def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progress:
@@ -63,51 +50,53 @@ def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progre
     """
     if config.output is None:
         raise ConfigError("output is not set: name the run folder, e.g. --output runs/first")
-    folder = Path(config.output)
-    _make_folder(folder)
-    with _locked(folder):
-        if overwrite:
-            _remove_run(folder)
-        recover_folder(folder / "last")
-        recover_folder(folder / "best")
-        resumes = has_state(folder / "last")
-        if not resumes and (folder / CONFIG_FILE).is_file():
-            # Killed before its first save: the run begins again, with what this machine had decided for it.
-            with suppress(ConfigError):
-                config = _stored_config(folder, config)
-        if resumes:
-            config = _stored_config(folder, config)
-            progress = load_progress(folder / "last")
+    with open_run(Path(config.output), overwrite) as run:
+        if run.resumes:
+            config = run.config(config)
+            progress = load_progress(run.path / "last")
             if progress.finished:
                 reporter.line(
-                    f"{folder}: this run has finished ({progress.finished}, best {config.training.metric} "
+                    f"{run.path}: this run has finished ({progress.finished}, best {config.training.metric} "
                     f"{progress.best:.2f} at update {progress.best_update:,}); nothing to do"
                 )
                 return progress
-        else:  # a tokenizer without a checkpoint may be of other settings; learning it again gives the same
-            shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
+        elif run.begun:  # killed before its first save: it begins again, with what this machine had decided for it
+            with suppress(ConfigError):
+                config = run.config(config)
         keep_memory()
-        threads = set_threads(config.training.threads)
-        config = _with_training(config, threads=threads)
+        config = _with_training(config, threads=set_threads(config.training.threads))
         torch.manual_seed(config.seed)
-        data = prepare(config, folder, lambda stage, done: reporter.progress(stage, done, 0))
+        data = prepare(
+            config,
+            run.path if run.resumes else run.staging,
+            lambda stage, done: reporter.progress(stage, done, 0),
+            run.path / "cache",
+        )
         for sentence in data.report:
             reporter.line(sentence)
-        trainer, config = _build(config, folder, data, reporter, resumes)
-        write_text(folder / CONFIG_FILE, dump_config(config))
-        if resumes:
+        identity = {
+            "the training text": data.train.key,
+            "the development text": data.dev.key,
+        }
+        if run.resumes:
+            run.check_text(identity)
+        trainer, config = _build(config, run, data, reporter)
+        if run.resumes:
             trainer.resume()
-            reporter.line(f"{folder}: going on behind update {trainer.progress.update:,} of {trainer.total_updates:,}")
+            reporter.line(
+                f"{run.path}: going on behind update {trainer.progress.update:,} of {trainer.total_updates:,}"
+            )
+        else:
+            run.begin(identity)
+        run.write_config(config)
         return trainer.fit()
 
 
-def _build(
-    config: Config, folder: Path, data: PreparedData, reporter: Reporter, resumes: bool
-) -> tuple[Trainer, Config]:
+def _build(config: Config, run: RunFolder, data: PreparedData, reporter: Reporter) -> tuple[Trainer, Config]:
     device = resolve_device(config.training.device)
     sizes = data.source_tokenizer.vocab_size, data.target_tokenizer.vocab_size
-    if resumes:
-        model, _ = load_model(folder / "last", device)
+    if run.resumes:
+        model, _ = load_model(run.path / "last", device)
     else:
         model = EncoderDecoder(config.model, *sizes).to(device)
 
@@ -128,12 +117,12 @@ def _build(
     counts = model.parameter_counts()
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     reporter.line(f"{sum(counts.values()):,} parameters ({parts}); {config.training.precision}, {device}")
-    validation = _Validation(config, folder, data, device)
+    validation = _Validation(config, run.path, data, device)
     trainer = Trainer(
         model=model,
         open_batches=open_batches,
         config=config.training,
-        folder=folder,
+        folder=run.path,
         validate=validation,
         higher_is_better=higher_is_better(config.training.metric),
         write_extras=lambda into: _write_tokenizers(into, data),
@@ -152,10 +141,9 @@ class _Validation:
 
     def __init__(self, config: Config, folder: Path, data: PreparedData, device: torch.device) -> None:
         self.config, self.folder, self.data, self.device = config, folder, data, device
-        dev, tokens = data.dev, config.training.batch_tokens
-        order = sorted(range(len(dev)), key=lambda i: (dev.target_lengths[i], dev.source_lengths[i]))
-        size = max(1, tokens // (int(max(dev.target_lengths.max(), dev.source_lengths.max())) + 1))
-        self.batches = [order[start : start + size] for start in range(0, len(order), size)]
+        lengths = data.dev.source_lengths, data.dev.target_lengths
+        plan = plan_epoch(*lengths, config.training.batch_tokens, config.seed, 0)
+        self.batches: list[list[int]] = [indices.tolist() for indices in plan]
 
     def __call__(self, model: EncoderDecoder, update: int) -> dict[str, float]:
         """Metrics by name; of text only where one of them decides."""
@@ -212,59 +200,3 @@ def _measure_precision(model: EncoderDecoder, stream: BatchStream, config: Confi
 
 def _with_training(config: Config, **values: Any) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update=values)})
-
-
-def _stored_config(folder: Path, given: Config) -> Config:
-    """The run folder's resolved config, if what is given now is the same run."""
-    stored = load_config(folder / CONFIG_FILE)
-    changes = []
-    old, new = _flat(stored.model_dump(mode="json")), _flat(given.model_dump(mode="json"))
-    for name in old:
-        left_open = name in MACHINE_SETTINGS and new[name] in ("auto", None)
-        if name != "output" and not left_open and old[name] != new[name]:
-            changes.append(f"{name} ({old[name]} → {new[name]})")
-    if changes:
-        raise ConfigError(
-            f"{folder}: a run with other settings is in this folder; changed: {', '.join(changes)}: "
-            "choose another --output, take the changes back, or start anew with --overwrite"
-        )
-    return stored.model_copy(update={"output": given.output})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"output = {folder}: a file is in the way; name a folder") from None
-    except OSError as error:
-        raise ConfigError(f"output = {folder}: cannot be made ({error.strerror})") from None
-
-
-def _remove_run(folder: Path) -> None:
-    for name in ("last", "best"):
-        recover_folder(folder / name)
-    for name in ("last", "best", TOKENIZER_FOLDER, "samples", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (CONFIG_FILE, "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Refuse a second process in the same run folder; the lock goes with the process, however it ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"{folder}: another process is training in this folder") from None
-        yield

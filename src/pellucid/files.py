@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        _name_place(error, temporary, path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,8 +54,8 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """
     recover_folder(folder)
     temporary = _temporary(folder)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -59,6 +63,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             os.rename(folder, _old(folder))
         os.rename(temporary, folder)
+    except OSError as error:
+        _name_place(error, temporary, folder)
+        raise
     finally:
         recover_folder(folder)
 
@@ -72,6 +79,13 @@ def recover_folder(folder: Path) -> None:
         else:
             os.rename(old, folder)
     shutil.rmtree(_temporary(folder), ignore_errors=True)
+
+
+def _name_place(error: OSError, temporary: Path, place: Path) -> None:
+    """Let an error name what its reader knows, not the temporary name beside it."""
+    name = str(error.filename)
+    if name.startswith(str(temporary)):
+        error.filename = str(place) + name[len(str(temporary)) :]
 
 
 def present_folder(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from pellucid.decoding.hypothesis import FinishReason, Hypothesis
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
 from pellucid.decoding.search import search
-from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError
+from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
 from pellucid.model.cache import CacheBytes
 from pellucid.model.storage import is_model_folder, load_model
@@ -186,7 +186,7 @@ class Translator:
             raise DataError(f"{len(sources)} sources and {len(targets)} targets: every source needs its target")
         config = self.settings(**settings)
         pairs = [
-            (self._encode_source(source, number), self.target_tokenizer.encode(target))
+            (self._encode_source(source, number), self._encode_target(target, number))
             for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
         ]
         results: list[Score | None] = [None] * len(pairs)
@@ -242,6 +242,14 @@ class Translator:
             raise LengthError(error.reason, number=number) from None
         return ids
 
+    def _encode_target(self, text: str, number: int) -> list[int]:
+        ids = self.target_tokenizer.encode(text)
+        try:
+            self.model.decoder.embedder.positions.check(len(ids) + 1)
+        except LengthError as error:
+            raise LengthError(error.reason, number=number, side="target") from None
+        return ids
+
     @torch.inference_mode()
     def _search(self, sources: list[list[int]], config: DecodingConfig) -> list[list[Hypothesis]]:
         batch = collate(sources, sources).to(self.device)
@@ -266,6 +274,10 @@ class Translator:
         batch = collate([source for source, _ in pairs], [target for _, target in pairs]).to(self.device)
         logits: Tensor = self.model(batch.source, batch.source_mask, batch.target_in)
         logprobs = logits.float().log_softmax(-1).gather(-1, batch.target_out[..., None])[..., 0]
+        if logprobs.isnan().any():
+            raise PellucidError(
+                "the model's log-probabilities contain NaN: its weights are broken; check the checkpoint"
+            )
         return [row[: len(target) + 1].tolist() for row, (_, target) in zip(logprobs, pairs, strict=True)]
 
     def _text_of(self, hypothesis: Hypothesis) -> GeneratedText:

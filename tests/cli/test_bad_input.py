@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ from pellucid.experiment import train
 from pellucid.model.storage import save_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.training import trainer
-from toys import Result, Run, toy_settings, write_toy_corpus
 from runs import Ending
+from toys import Result, Run, toy_settings
 
 GOOD = "{world}/text/good"
 NOWHERE = "/sys/pellucid"  # nobody, not even root, may write there
@@ -68,7 +70,7 @@ MODELS = {
     "half a config": "half a config/config.json: not valid JSON; the file is damaged",
     "strange config": r"strange config/config.json: not the config of a pellucid model",
     "later version": "later version/config.json: format version 99, this pellucid reads 1",
-    "unknown setting": r"unknown setting/config.json: unknown setting hiden_size; did you mean hidden_size\?",
+    "unknown setting": r"unknown setting/config.json: unknown setting hiden_size; did you mean hidden_size",
     "other architecture": r"other architecture/model.safetensors: weights do not fit config.json: .* has shape",
     "other vocabulary": "other vocabulary: the source tokenizer has 24 tokens and the model 25",
     "decoding": "decoding/config.json: beam_size = 0: ",
@@ -119,7 +121,7 @@ OTHERS = [
     (f"train --source {{good}} --target {{good2}} --output {NOWHERE}", f"output = {NOWHERE}: cannot be made"),
     ("train --source {good} --target {good2} --output {good}", "good: a file is in the way; name a folder"),
     ("train --source {good} --target {good2}", "output is not set: name the run folder, e.g. --output runs/first"),
-    ("data demo --output {good}", "good: "),
+    ("data demo --output {good}", "good[^ ]*: not a directory|a folder is needed"),
     (f"data demo --output {NOWHERE}", f"{NOWHERE}: "),
     (f"data fetch g2p --output {NOWHERE}", f"{NOWHERE}"),
     (f"demo --output {NOWHERE}", f"{NOWHERE}: "),
@@ -132,8 +134,8 @@ OTHERS = [
     ("train {world}/text/good", "good: expected settings"),
     ("train {world}/text/yaml", "yaml, line 2: not valid YAML"),
     ("train {world}/text/empty --output {world}/run", "data.train is not set: give source and target, or path"),
-    ("train training.learning_rte=1", "unknown setting training.learning_rte; did you mean training.learning_rate?"),
-    ("train learning_rate=1", "unknown setting learning_rate; did you mean training.learning_rate?"),
+    ("train training.learning_rte=1", "unknown setting training.learning_rte; did you mean training.learning_rate"),
+    ("train learning_rate=1", "unknown setting learning_rate; did you mean training.learning_rate"),
     ("train training.learning_rate=2", "training.learning_rate = 2: .*less than or equal to 1"),
     ("train training.batch_tokens=0", "training.batch_tokens = 0: "),
     ("train training.max_updates=many", "training.max_updates = 'many': "),
@@ -204,6 +206,9 @@ def write_bad_models(folder: Path, good: Path) -> None:
         name = "decoder.layers.0.attention.output.bias"
         found[name] = found[name][:-1]
 
+    def rename_symbol(path: Path) -> None:
+        path.write_text(path.read_text().replace("BA", "BO"))
+
     shutil.copytree(good, folder / "good")
     model = json.loads((good / "config.json").read_text())["model"]
     (folder / "file").write_text("")
@@ -211,7 +216,11 @@ def write_bad_models(folder: Path, good: Path) -> None:
     change("no weights", "model.safetensors", Path.unlink)
     change("no tokenizer", "tokenizer", shutil.rmtree)
     change("half a tokenizer", "tokenizer/tokenizer.json", halve)
-    change("changed tokenizer", "tokenizer/tokenizer.json", lambda path: path.write_text(path.read_text().replace("BA", "BO")))
+    change(
+        "changed tokenizer",
+        "tokenizer/tokenizer.json",
+        lambda path: path.write_text(path.read_text().replace("BA", "BO")),
+    )
     change("half the weights", "model.safetensors", halve)
     change("changed shape", "model.safetensors", tensors(shorten))
     change("lost tensor", "model.safetensors", tensors(lambda found: found.popitem()))
@@ -246,8 +255,8 @@ def assert_one_sentence(result: Result, pattern: str) -> None:
     assert result.status == 2, result
     (sentence,) = [line for line in result.err.splitlines() if line.startswith("pellucid: error: ")]
     assert result.err.endswith(sentence + "\n") and result.out == ""
-    assert re.search(pattern.replace("?", r"\?") if pattern.endswith("?") else pattern, sentence), sentence
-    assert len(sentence) < 400 and "Error" not in sentence and "Errno" not in sentence
+    assert re.search(pattern, sentence), sentence
+    assert not re.search(r"Error:|Errno|Traceback", sentence)
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -284,7 +293,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, toy_corpus: Path) -> Path:
     folder = tmp_path_factory.mktemp("stopped")
     settings = toy_settings(toy_corpus, folder / "run")
     settings["training"] |= {"max_updates": 8, "validate_every": 2, "metric": "loss", "ema_decay": 0.5}
-    train(parse_config(settings), Ending(4, 2))
+    train(parse_config(settings), Ending(4, signal.SIGINT))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -301,7 +310,9 @@ def test_a_run_goes_on(resumed: list[Any], tmp_path: Path, run: Run) -> None:
     assert json.loads((tmp_path / "run" / "last" / "training.json").read_text())["update"] == 8
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(resumed: list[Any], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    resumed: list[Any], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = trainer.batch_loss
     calls = iter(range(100))
 
@@ -314,3 +325,135 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(resumed: list[
     result = run(*resumed)
     assert_one_sentence(result, r"update 6: the loss \(nan\).* is not a finite number.*/last holds update 4, whole")
     assert (contents(tmp_path / "run" / "last"), contents(tmp_path / "run" / "best")) == before
+
+
+def test_a_poisoned_checkpoint_is_noticed_and_stays(resumed: list[Any], tmp_path: Path, run: Run) -> None:
+    last = tmp_path / "run" / "last"
+    state = load_file(last / "training.safetensors")
+    for name, tensor in state.items():
+        if name.startswith("weights."):
+            tensor.fill_(float("nan"))
+    save_file(state, last / "training.safetensors")
+    before = contents(last)
+    assert_one_sentence(run(*resumed), "update 5: the loss .* is not a finite number")
+    assert contents(last) == before
+
+
+def test_weights_that_are_not_numbers_do_not_translate(world: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(world / "models" / "good", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in weights.items()}, tmp_path / "model/model.safetensors")
+    for line in ("translate --model {} ba", "score --model {} {good} {good}"):
+        names = [part.format(tmp_path / "model", good=world / "text" / "good") for part in line.split()]
+        assert_one_sentence(run(*names), "NaN|not finite")
+
+
+@pytest.mark.parametrize("where", [".last.tmp", ".best.tmp", ".config.yaml"])
+def test_a_full_disk_leaves_the_checkpoint_whole(
+    where: str, resumed: list[Any], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = files._sync
+
+    def full(path: Path) -> None:
+        if where in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        sync(path)
+
+    folder = tmp_path / "run"
+    before = contents(folder / "last")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", full)
+        result = run(*resumed)
+    assert_one_sentence(result, "the disk is full.*: make room and start the same command again")
+    assert contents(folder / "last") == before
+    assert [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".old"))] == []
+    assert run(*resumed).status == 0
+
+
+def test_a_disk_full_of_events_ends_the_run(resumed: list[Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, as TensorBoard's writers do it, this error would be lost and the run would wait for ever."""
+
+    def full(self: object, scalars: object, update: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pellucid.training.log._EventFile.add", full)
+    assert_one_sentence(run(*resumed), "run: the disk is full; .*/last holds update 4, whole")
+
+
+def test_a_full_disk_leaves_the_old_translation(
+    world: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (tmp_path / "out").write_text("old")
+    monkeypatch.setattr(files, "_sync", full)
+    result = run("translate", "-m", world / "models" / "good", "-o", tmp_path / "out", "ba")
+    assert_one_sentence(result, "the disk is full")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out": "old"}
+
+
+def test_a_run_with_other_settings_is_not_touched(resumed: list[Any], tmp_path: Path, run: Run) -> None:
+    before = contents(tmp_path / "run" / "last")
+    result = run(*resumed, "training.learning_rate=0.5", "seed=2")
+    assert_one_sentence(result, r"seed \(1 → 2\), training.learning_rate \(0.02 → 0.5\)")
+    assert contents(tmp_path / "run" / "last") == before
+
+
+def test_a_second_process_in_the_same_folder_is_refused(resumed: list[Any], tmp_path: Path, run: Run) -> None:
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert_one_sentence(run(*resumed), "run: another process is training in this folder")
+    assert run(*resumed).status == 0
+
+
+def test_a_damaged_checkpoint_is_named(resumed: list[Any], tmp_path: Path, run: Run) -> None:
+    state = tmp_path / "run" / "last" / "training.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert_one_sentence(run(*resumed), "last/training.safetensors: not readable .*; the checkpoint is damaged")
+    (tmp_path / "run" / "last" / "training.json").write_text("{")
+    assert_one_sentence(run(*resumed), "last/training.json: not the state of a training run; the file is damaged")
+
+
+def test_too_little_memory_is_no_traceback(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
+    ):
+        monkeypatch.setattr("pellucid.translator.Translator.generate", raiser(error))
+        assert_one_sentence(
+            run("translate", "-m", world / "models" / "good", "ba"), "there is not enough memory: lower"
+        )
+
+
+def raiser(error: BaseException) -> Callable[..., Any]:
+    def generate(*arguments: Any, **settings: Any) -> Any:
+        raise error
+
+    return generate
+
+
+def test_a_bug_keeps_its_traceback(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (RuntimeError("boom"), ValueError("boom"), KeyError("boom")):
+        monkeypatch.setattr("pellucid.translator.Translator.generate", raiser(error))
+        with pytest.raises(type(error)):
+            run("translate", "-m", world / "models" / "good", "ba")
+
+
+LONG = ["translate -m {model}", "score -m {model} - {long}", "score -m {model} {short} -"]
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_text_longer_than_a_learned_table_is_named(command: str, world: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(world / "models" / "good", tmp_path / "model")
+    document = json.loads((tmp_path / "model" / "config.json").read_text())
+    config = parse_config({"model": {**document["model"], "positions": "learned", "max_positions": 300}}).model
+    save_model(tmp_path / "model", EncoderDecoder(config, 24, 24))
+    texts = ["ba"] * 5 + ["ba " * 300] + ["ba"]
+    (tmp_path / "long").write_text("".join(text + "\n" for text in texts))
+    (tmp_path / "short").write_text("ba\n" * len(texts))
+    names = {name: tmp_path / name for name in ("model", "long", "short")}
+    line = [part.format(**names) for part in command.split()]
+    result = run(*line, "--batch-size", 1, stdin=(tmp_path / "long").read_bytes())
+    assert result.status == 2
+    assert re.search(r"pellucid: error: .*line 6: .*301", result.err), result.err

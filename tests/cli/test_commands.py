@@ -12,9 +12,12 @@ import pytest
 import yaml
 
 import pellucid
-from pellucid.commands import score as score_command
-from pellucid.config import Config, load_config
+from pellucid.commands import reading
+from pellucid.commands.info import _cache
+from pellucid.config import Config, ModelConfig, load_config
 from pellucid.evaluation import evaluate
+from pellucid.model.transformer import EncoderDecoder
+from pellucid.translator import Translator
 from toys import Run, toy_settings
 
 
@@ -50,7 +53,7 @@ def test_score_agrees_with_translate(tiny_run: Path, run: Run, tmp_path: Path) -
 
 
 def test_score_of_blank_lines(tiny_run: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_command, "CHUNK_BATCHES", 1)
+    monkeypatch.setattr(reading, "CHUNK_BATCHES", 1)
     (tmp_path / "src").write_text("ba\n\n \nba\n")
     (tmp_path / "tgt").write_text("BA\n\nBA\n\n")
     base = ("score", "-m", tiny_run, "--batch-size", 2, "--length-penalty", "none", tmp_path / "src", tmp_path / "tgt")
@@ -137,6 +140,15 @@ def test_info_of_a_folder_outside_a_run(tiny_run: Path, run: Run, tmp_path: Path
     assert list(facts["training"]) == ["update"]
     page = run("info", tmp_path / "model").out
     assert f"weights of update {facts['training']['update']}\n" in page
+
+
+def test_a_run_that_is_being_saved_is_read_and_left_alone(tiny_run: Path, run: Run, tmp_path: Path) -> None:
+    """Between its two renames a save has moved best/ aside; what it has written so far is its own."""
+    shutil.copytree(tiny_run / "best", tmp_path / ".best.old")
+    (tmp_path / ".best.tmp").mkdir()
+    assert run("info", tmp_path).out.startswith(f"{tmp_path / '.best.old'}\n")
+    assert run("translate", "-m", tmp_path, "ba").status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".best.old", ".best.tmp"]
 
 
 @pytest.mark.parametrize(("kv_heads", "cross_kv_heads"), [(None, None), (2, 1), (1, None)])
@@ -242,7 +254,7 @@ def test_data_check_reports_and_keeps_nothing(
     assert (result.status, result.err) == (0, "")
     said = result.out.splitlines()
     assert "source tokenizer: symbols, 24 tokens." in said
-    assert any("dropped 1 pair with an empty side (first: line 1)" in line for line in said)
+    assert any("dropped 1 pair with an empty side (first: a, line 1)" in line for line in said)
     assert sum(" tokens, " in line and " in a sentence, at most 5." in line for line in said) == 4
     assert sorted(path.name for path in workdir.iterdir()) == ["a", "b"]
 
@@ -267,3 +279,53 @@ def test_data_fetch_says_where_it_put_the_corpus(run: Run, workdir: Path, monkey
     monkeypatch.setattr("pellucid.data.fetch.fetch", fetch)
     assert run("data", "fetch", "g2p") == (0, "corpora/g2p (source and licence: corpora/g2p/README.md)\n", "")
     assert asked == [("g2p", Path("corpora"))]
+
+
+# -- what a review found
+
+
+def test_evaluate_looks_at_its_metrics_before_it_translates(
+    tiny_run: Path, toy_corpus: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr(reading, "open_model", refuse)
+    files = toy_corpus / "dev.src", toy_corpus / "dev.tgt"
+    result = run("evaluate", "-m", tiny_run, *files, "--bleu-tokenize", "14a")
+    assert result.status == 2
+    assert "bleu_tokenize = '14a': choose one of" in result.err
+
+
+def test_an_interrupted_evaluation_keeps_its_translations(
+    tiny_run: Path, toy_corpus: Path, run: Run, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = Translator.generate
+    calls: list[int] = []
+
+    def interrupted(self: Translator, sources: list[str], **settings: Any) -> Any:
+        calls.append(len(sources))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(self, sources, **settings)
+
+    monkeypatch.setattr(Translator, "generate", interrupted)
+    monkeypatch.setattr(reading, "CHUNK_BATCHES", 1)
+    files = toy_corpus / "dev.src", toy_corpus / "dev.tgt"
+    result = run("evaluate", "-m", tiny_run, *files, "--batch-size", 4, "-o", "out")
+    assert (result.status, result.out) == (130, "")
+    assert result.err.endswith(f"what was written so far is in {workdir.resolve() / 'out.part'}\n")
+    assert [path.name for path in workdir.iterdir()] == ["out.part"]
+    assert len(lines_of(Path("out.part"))) == 4
+
+
+def test_info_of_the_folder_one_is_in(tiny_run: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_run / "best")
+    assert json.loads(run("info", ".", "--json").out)["training"]["updates_done"] == 120
+
+
+def test_info_of_a_model_with_a_short_table_of_positions() -> None:
+    settings = {"positions": "learned", "max_positions": 5, "hidden_size": 8, "num_heads": 2, "ff_size": 8}
+    model = EncoderDecoder(ModelConfig(**settings), 9, 9).eval()
+    cache = _cache(model)
+    assert cache["self_attention_per_target_token"]["measured"] == cache["self_attention_per_target_token"]["formula"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from toys import toy_settings
@@ -62,3 +64,15 @@ def test_a_reader_that_has_had_enough_is_no_error(tiny_run: Path, tmp_path: Path
         assert child.stdout.readline().strip()
         child.stdout.close()
         assert (child.wait(), child.stderr.read()) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection"),
+    [(["--version"], ">&-"), (["translate", "-m", "{run}"], "<&-"), (["translate", "-m", "{run}", "ba"], ">&- 2>&-")],
+)
+def test_a_closed_stream_is_an_empty_one(tiny_run: Path, arguments: list[str], redirection: str) -> None:
+    command = [sys.executable, "-m", "pellucid", *(argument.format(run=tiny_run) for argument in arguments)]
+    result = subprocess.run(
+        f"{shlex.join(command)} {redirection}", shell=True, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -94,10 +94,16 @@ def test_json_is_on_one_line_and_exact() -> None:
     assert "中" in to_json(value)
 
 
-def test_a_failed_output_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_output_is_kept_beside_what_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "out").write_text("old")
     with suppress(RuntimeError), open_output(str(tmp_path / "out")) as file:
-        file.write("half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out").read_text() == "old"
+    with suppress(KeyboardInterrupt), open_output(str(tmp_path / "out")) as file:
+        file.write("half")
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.part"]
+    assert [(tmp_path / name).read_text() for name in ("out", "out.part")] == ["old", "half"]
+    assert capsys.readouterr().err == f"what was written so far is in {tmp_path / 'out.part'}\n"

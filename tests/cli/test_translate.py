@@ -15,7 +15,7 @@ import pytest
 
 import pellucid
 from pellucid.cli import main
-from pellucid.commands import translate
+from pellucid.commands import reading
 from toys import Run
 
 LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -73,7 +73,7 @@ def test_lines_are_written_as_they_come(tiny_run: Path, monkeypatch: pytest.Monk
     output, counts = Output(), list[int]()
     monkeypatch.setattr(sys, "stdin", Input())
     monkeypatch.setattr(sys, "stdout", output)
-    monkeypatch.setattr(translate, "CHUNK_BATCHES", 2)
+    monkeypatch.setattr(reading, "CHUNK_BATCHES", 2)
     assert main(["translate", "--model", str(tiny_run), "--batch-size", "3", "--threads", "1"]) == 0
     assert counts == [number // 6 * 6 for number in range(20)]
     assert output.flushed == 20

@@ -188,6 +188,13 @@ def test_a_stream_pads_to_few_widths_and_only_with_padding(dataset: TokenDataset
     assert batch.num_tokens == plain.num_tokens
 
 
+def test_padding_never_goes_past_what_the_data_set_admits() -> None:
+    """A learned position table may be exactly as long as the longest sequence."""
+    batch = collate([[5] * 9], [[6] * 4], limits=(10, 30))
+    assert batch.source.shape[1] == 10
+    assert batch.target_in.shape[1] == 8
+
+
 # --- stream -------------------------------------------------------------------------------------------------------
 
 

@@ -289,3 +289,68 @@ def test_the_report_in_sentences_and_as_json() -> None:
     copy.add("empty", 1)
     assert (report.count("empty"), copy.count("empty"), copy.findings["empty"].first_line) == (3, 4, 3)
     assert report.count("bad_line") == 0
+
+
+def _translations(path: Path, cells: list[Any]) -> Path:
+    """A column as Hugging Face has it: a struct with a field for each language."""
+    kind = pyarrow.struct([("de", pyarrow.string()), ("en", pyarrow.string())])
+    return _parquet(path, id=list(range(len(cells))), translation=pyarrow.array(cells, kind))
+
+
+def test_parquet_fields_of_a_struct_have_dotted_names(tmp_path: Path) -> None:
+    _translations(tmp_path / "a.parquet", [{"de": "ja", "en": "yes"}, None, {"de": None, "en": "no"}])
+    corpus = CorpusConfig(path="a.parquet", source_column="translation.en", target_column="translation.de")
+    assert _read(corpus, tmp_path) == [Pair("yes", "ja", 1), Pair("", "", 2), Pair("no", "", 3)]
+    for column, what in (
+        ("translation", r"is a struct: name one of its fields, translation\.de or translation\.en$"),
+        ("translation.fr", r"there are: id, translation\.de, translation\.en \(set"),
+        ("id.x", r"there are: id, translation\.de, translation\.en \(set"),
+        (1, r"column 'translation' is a struct: name one"),
+    ):
+        with pytest.raises(DataError, match=what):
+            _read(CorpusConfig(path="a.parquet", source_column=column, target_column="translation.de"), tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({"a.b": ["x"], "c": ["y"]}), tmp_path / "dot.parquet")
+    dotted = CorpusConfig(path="dot.parquet", source_column="a.b", target_column="c")
+    assert _read(dotted, tmp_path) == [Pair("x", "y", 1)]
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pyarrow.array([["x"]], pyarrow.list_(pyarrow.string())), "list<"),
+        (pyarrow.array([b"x"], pyarrow.binary()), "binary"),
+        (pyarrow.array([1]).dictionary_encode(), "int64"),
+    ],
+)
+def test_parquet_columns_that_only_sound_like_text(tmp_path: Path, column: Any, kind: str) -> None:
+    _parquet(tmp_path / "a.parquet", a=column, b=["y"])
+    with pytest.raises(DataError, match=f"column 'a' is not text but {kind}"):
+        _read(CorpusConfig(path="a.parquet", source_column="a", target_column="b"), tmp_path)
+
+
+def test_parquet_dictionaries_of_strings_are_text(tmp_path: Path) -> None:
+    _parquet(tmp_path / "a.parquet", a=pyarrow.array(["x", None, "x"]).dictionary_encode(), b=["1", "2", "3"])
+    assert _read(CorpusConfig(path="a.parquet"), tmp_path) == [Pair("x", "1", 1), Pair("", "2", 2), Pair("x", "3", 3)]
+
+
+def test_parquet_text_that_is_not_utf8_is_a_bad_line(tmp_path: Path) -> None:
+    bad = pyarrow.Array.from_buffers(
+        pyarrow.string(), 3, pyarrow.array([b"a", b"b\xff", b"c"], pyarrow.binary()).buffers()
+    )
+    path = _parquet(tmp_path / "a.parquet", a=bad, b=["x", "y", "z"])
+    with pytest.raises(DataError, match=r"a\.parquet, line 2: not UTF-8 .* set data\.on_bad_line to drop$") as caught:
+        _read(CorpusConfig(path="a.parquet"), tmp_path)
+    assert (caught.value.path, caught.value.line) == (path, 2)
+    report = CorpusReport("train")
+    kept = _read(CorpusConfig(path="a.parquet"), tmp_path, on_bad_line="drop", report=report)
+    assert (kept, report.count("bad_line")) == ([Pair("a", "x", 1), Pair("c", "z", 3)], 1)
+
+
+def test_the_sentences_name_the_file() -> None:
+    report = CorpusReport("train", read=5, place="text/train.zh")
+    report.add("empty", 7)
+    assert report.sentences()[1] == "train: dropped 1 pair with an empty side (first: text/train.zh, line 7)."
+    assert CorpusReport.from_json(report.to_json(), "moved/train.zh").first("empty") == "moved/train.zh, line 7"
+    raw = [Pair("OK", "OK", 5)]
+    with pytest.raises(DataError, match=r"\(first: text/train\.zh, line 5\)"):
+        list(clean_pairs(iter(raw), CorpusReport("train", place="text/train.zh")))

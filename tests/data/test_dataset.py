@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import resource
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -279,3 +282,46 @@ def test_a_cache_key_is_the_same_for_equal_parts_only() -> None:
     for first, second in itertools.combinations(parts, 2):
         assert cache_key(*first) != cache_key(*second)
     assert json.dumps(cache_key("a")) == f'"{cache_key("a")}"'
+
+
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the texts fit in it, the line numbers do not."""
+    pairs = [Pair("a", "b", line) for line in range(1000)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            _texts(tmp_path / "t", pairs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["source.bin", "source.ends.bin", "target.bin", "target.ends.bin", "rest"])
+def test_a_cache_that_was_too_short_from_the_start_is_made_again(tmp_path: Path, name: str) -> None:
+    """Its checksums are right: they were taken from the short files."""
+    tokens = _tokens(tmp_path / "tokens", _texts(tmp_path / "texts"))
+    for folder, rest in ((tmp_path / "texts", "lines.bin"), (tmp_path / "tokens", "rows.bin")):
+        path = folder / (rest if name == "rest" else name)
+        os.truncate(path, path.stat().st_size - 8)
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta["files"][path.name] = zlib.crc32(path.read_bytes())
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(AssertionError, match="read again"):
+        open_texts(tmp_path / "texts", "k", _refuse, CorpusReport("x"))
+    again = _tokens(tmp_path / "tokens", _texts(tmp_path / "texts"))
+    assert [again.source(i).tolist() for i in range(20)] == [LETTERS.encode(pair.source) for pair in PAIRS]
+    assert again.key == tokens.key
+
+
+def test_the_place_of_a_corpus_is_for_sentences_and_no_part_of_the_key(tmp_path: Path) -> None:
+    stores = []
+    for place in ("here/a.tsv", "there/a.tsv"):
+        report = CorpusReport("train", read=20, place=place)
+        report.add("empty", 3)
+        texts = open_texts(tmp_path / "t", "k", lambda: PAIRS, report)
+        tokens = _tokens(tmp_path / "k", texts, report=texts.report)
+        assert texts.report.first("empty") == tokens.report.first("empty") == f"{place}, line 3"
+        stores.append(tokens)
+    assert stores[0].key == stores[1].key

@@ -227,3 +227,27 @@ def test_tatoeba_is_turned_and_divided(server: Server, tmp_path: Path) -> None:
 def test_an_archive_that_is_none(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"cmn-eng\.zip: not the archive with cmn\.txt that was expected"):
         fetch("tatoeba-zh-en", tmp_path, opener=lambda address: io.BytesIO(content))
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"text"', "{"])
+def test_checksums_that_are_no_table(tmp_path: Path, content: str) -> None:
+    (tmp_path / "g2p").mkdir()
+    (tmp_path / "g2p" / "checksums.json").write_text(content)
+    with pytest.raises(DataError, match=r"checksums\.json: not a table of checksums: remove it"):
+        fetch("g2p", tmp_path, opener=lambda address: io.BytesIO(b"x"))
+
+
+def test_errors_of_the_network_and_of_the_disk_are_told_apart(tmp_path: Path) -> None:
+    class Unreachable(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(113, "No route to host")
+
+    with pytest.raises(DataError, match=r"cannot be fetched \(\[Errno 113\] No route to host\): check the network"):
+        fetch("g2p", tmp_path, opener=lambda address: Unreachable())
+
+    def full(name: str, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"cannot be stored there \(No space left on device\)"):
+        fetch("g2p", tmp_path, full, opener=lambda address: io.BytesIO(b"x"))
+    assert list((tmp_path / "g2p").iterdir()) == []

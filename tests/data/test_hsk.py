@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pellucid.config import CorpusConfig
+from pellucid.data import hsk as module
 from pellucid.data.corpus import read_pairs
 from pellucid.data.hsk import HskData, clean_gloss, fault, load_hsk, prepare_hsk, write_hsk
 from pellucid.errors import DataError, MissingExtraError
@@ -227,3 +228,25 @@ def test_glosses_are_appended_to_the_training_pairs_on_request(data: HskData, tm
     read = [(pair.source, pair.target) for pair in read_pairs(CorpusConfig(path="train.tsv"), tmp_path)]
     assert read == [*data.train, *data.glosses]
     assert "3,865 sentences and 4,521 words with a gloss" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_first_write_leaves_no_folder(
+    data: HskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module.write_text
+
+    def interrupted(path: Path, text: str) -> None:
+        if path.name == "test.tsv":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_hsk(tmp_path / "run" / "data", data=data)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_else_is_in_the_folder_stays(data: HskData, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    write_hsk(tmp_path, data=data)
+    assert (tmp_path / "mine").read_text() == "x"

@@ -139,14 +139,15 @@ def test_what_was_dropped_is_reported_with_lines(tmp_path: Path) -> None:
     data_cases.write_tsv(tmp_path / "dev.tsv", [*DEV, TRAIN[7], ("the " * 60, "die"), TRAIN[3], TRAIN[3]])
     config = _config(tmp_path, data={"on_bad_line": "drop", "max_length_ratio": 5.0})
     data = prepare(config, tmp_path / "run")
+    train, dev = f"first: {tmp_path}/train.tsv", f"first: {tmp_path}/dev.tsv"
     assert data.report == [
         "train: 105 pairs read, 102 kept.",
-        "train: dropped 1 pair with an empty side (first: line 101).",
-        "train: kept 1 pair whose two sides are the same text (first: line 102).",
-        "train: dropped 1 pair whose line is not UTF-8 or has too few columns (first: line 105).",
-        "train: dropped 1 pair whose sides differ in length by more than data.max_length_ratio (first: line 103).",
+        f"train: dropped 1 pair with an empty side ({train}, line 101).",
+        f"train: kept 1 pair whose two sides are the same text ({train}, line 102).",
+        f"train: dropped 1 pair whose line is not UTF-8 or has too few columns ({train}, line 105).",
+        f"train: dropped 1 pair whose sides differ in length by more than data.max_length_ratio ({train}, line 103).",
         "dev: 34 pairs read, 34 kept.",
-        "dev: 3 pairs also in the training corpus: scores on them flatter the model (first: line 31).",
+        f"dev: 3 pairs also in the training corpus: scores on them flatter the model ({dev}, line 31).",
     ]
     assert (data.train_report.kept, len(data.train)) == (102, 102)
     assert prepare(config, tmp_path / "run").report == data.report
@@ -158,7 +159,8 @@ def test_the_length_limits_hold_for_dev_too_and_its_texts_follow(text: Path, tmp
     assert data.dev_sources == [DEV[0][0], DEV[1][0]]
     assert data.dev_references == [DEV[0][1], DEV[1][1]]
     assert data.report[-1] == (
-        "dev: dropped 1 pair longer than data.max_source_tokens or data.max_target_tokens (first: line 2)."
+        "dev: dropped 1 pair longer than data.max_source_tokens or data.max_target_tokens "
+        f"(first: {text}/dev.tsv, line 2)."
     )
 
 
@@ -229,7 +231,7 @@ def test_nothing_left_after_cleaning(text: Path, tmp_path: Path, name: str, pair
         prepare(_config(text), tmp_path / "run")
     assert str(caught.value) == (
         f"no pair of {name} is left after cleaning: {name}: {count} read, 0 kept. "
-        f"{name}: dropped {count} with an empty side (first: line 1)."
+        f"{name}: dropped {count} with an empty side (first: {text}/{name}.tsv, line 1)."
     )
 
 

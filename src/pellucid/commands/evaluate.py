@@ -19,7 +19,6 @@ from pellucid.commands.terminal import one_line, open_output, open_reporter, to_
 
 __all__ = ["evaluate"]
 
-CHUNK_BATCHES = 8
 LABELS = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER", "ser": "SER"}
 
 
@@ -64,23 +63,25 @@ def evaluate(
         beam_size=beam_size, length_penalty=length_penalty, length_alpha=length_alpha, max_length=max_length,
         max_length_ratio=max_length_ratio, max_length_extra=max_length_extra, batch_size=batch_size,
     )  # fmt: skip
-    from pellucid.commands.reading import chunked, open_model
-    from pellucid.evaluation import evaluate as compare
+    from pellucid import evaluation
+    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model
 
     names = _known(metric)
+    evaluation.evaluate(["x"], ["x"], names, bleu_tokenize=bleu_tokenize)  # what is wrong with them, before the work
     pairs = _read_pairs(model, sources, references)
     translator = open_model(model, device, threads)
     config = translator.settings(**settings, n_best=1)
     generations: list[Any] = []
+    texts: list[str] = []
     with open_output(output or os.devnull) as file, open_reporter() as reporter:
         start = time.perf_counter()
         for chunk in chunked(pairs, CHUNK_BATCHES * config.batch_size):
             generations += translator.generate([pair.source for pair in chunk], **{**settings, "n_best": 1})
+            texts += [one_line(generation.text) for generation in generations[len(texts) :]]
+            file.writelines(text + "\n" for text in texts[-len(chunk) :])
             reporter.progress("translating", len(generations), len(pairs))
         seconds = time.perf_counter() - start
-        texts = [one_line(generation.text) for generation in generations]
-        file.writelines(text + "\n" for text in texts)
-    scores = compare(texts, [pair.target for pair in pairs], names, bleu_tokenize=bleu_tokenize)
+    scores = evaluation.evaluate(texts, [pair.target for pair in pairs], names, bleu_tokenize=bleu_tokenize)
     facts = {
         "lines": len(pairs),
         **{name: value for name, value in asdict(scores).items() if name.split("_")[0] in names},
@@ -116,7 +117,7 @@ def _read_pairs(model: str, sources: str | None, references: str | None) -> list
         return list(read_corpus(sources, references))
     if sources is not None:
         raise ConfigError(f"{sources}: the file with the references is missing: name it behind this one")
-    for folder in (Path(model), Path(model).parent):
+    for folder in (Path(model), Path(model).resolve().parent):
         if (folder / "config.yaml").is_file():
             data = load_config(folder / "config.yaml").data
             if data.test is not None:

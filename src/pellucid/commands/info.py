@@ -16,7 +16,7 @@ from pellucid.commands.terminal import to_json
 __all__ = ["describe", "info"]
 
 MEASURED_TOKENS = 8
-"""Source and target tokens of the cache that is measured."""
+"""Source and target tokens of the cache that is measured; fewer where a learned table has fewer positions."""
 
 
 def info(
@@ -63,7 +63,7 @@ def describe(translator: Any) -> dict[str, Any]:
 
 def _training(translator: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {"update": translator.document.get("update")}
-    run: Path = translator.folder.parent
+    run: Path = translator.folder.resolve().parent  # resolved, because the folder may be "."
     from pellucid.training.checkpoint import has_state, load_progress
 
     if (run / "config.yaml").is_file() and has_state(run / "last"):
@@ -89,10 +89,12 @@ def _cache(model: Any) -> dict[str, Any]:
 
     config, size = model.config, model.output.weight.element_size()
     with torch.inference_mode():
-        source = torch.ones(1, MEASURED_TOKENS, dtype=torch.int64, device=model.output.weight.device)
+        limits = [part.embedder.positions.max_length for part in (model.encoder, model.decoder)]
+        tokens = min([MEASURED_TOKENS, *(limit for limit in limits if limit is not None)])
+        source = torch.ones(1, tokens, dtype=torch.int64, device=model.output.weight.device)
         mask = torch.ones_like(source, dtype=torch.bool)
         cache = model.start_cache(model.encode(source, mask), mask)
-        for position in range(MEASURED_TOKENS):
+        for position in range(tokens):
             model.step(source[:, position], cache)
         used = cache.used_bytes()
     head = 2 * config.decoder_layers * config.head_size * size
@@ -100,12 +102,12 @@ def _cache(model: Any) -> dict[str, Any]:
         "bytes_per_number": size,
         "self_attention_per_target_token": {
             "formula": head * config.self_kv_heads,
-            "measured": used.self_attention // MEASURED_TOKENS,
+            "measured": used.self_attention // tokens,
             "multi_head": head * config.num_heads,
         },
         "cross_attention_per_source_token": {
             "formula": head * config.cross_kv_heads,
-            "measured": used.cross_attention // MEASURED_TOKENS,
+            "measured": used.cross_attention // tokens,
             "multi_head": head * config.num_heads,
         },
     }

@@ -17,7 +17,10 @@ from pellucid.data.corpus import Pair, read_pairs
 from pellucid.data.lines import STDIN, check_file, read_lines
 from pellucid.errors import ConfigError, DataError
 
-__all__ = ["chunked", "open_model", "read_config", "read_corpus", "read_texts"]
+__all__ = ["CHUNK_BATCHES", "chunked", "open_model", "read_config", "read_corpus", "read_texts"]
+
+CHUNK_BATCHES = 8
+"""Batches of lines read at once: lines of like length are decoded together, so more is faster, up to a point."""
 
 Item = TypeVar("Item")
 

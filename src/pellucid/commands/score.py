@@ -14,8 +14,6 @@ from pellucid.commands.terminal import open_output, open_reporter, to_json
 
 __all__ = ["score"]
 
-CHUNK_BATCHES = 8
-
 
 def score(
     model: options.ModelFolder,
@@ -40,7 +38,7 @@ def score(
     scored like any other. Unequal numbers of lines are an error.
     """
     settings = options.given(length_penalty=length_penalty, length_alpha=length_alpha, batch_size=batch_size)
-    from pellucid.commands.reading import chunked, open_model, read_corpus
+    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model, read_corpus
     from pellucid.errors import LengthError
 
     pairs = read_corpus(sources, targets)

@@ -119,6 +119,8 @@ def open_reporter(wanted: bool = True) -> Iterator[PlainReporter | _RichReporter
 def open_output(name: str | None) -> Iterator[TextIO]:
     """Where results go: stdout, or a file that appears under its name when all of it is written.
 
+    After Ctrl-C or an error, what was written so far is kept beside it, with ``.part`` behind the name.
+
     Args:
         name: a path; None and ``-`` are stdout.
 
@@ -138,10 +140,18 @@ def open_output(name: str | None) -> Iterator[TextIO]:
             yield file
         return
     # A link stays a link: what it points to is replaced.
-    with atomic_file(path.resolve()) as temporary:
+    place = path.resolve()
+    with atomic_file(place) as temporary:
         try:
             file = temporary.open("w", encoding="utf-8", newline="\n")
         except OSError as error:
             raise DataError(f"cannot be written ({error.strerror})", path=path) from None
-        with file:
-            yield file
+        try:
+            with file:
+                yield file
+        except BaseException:
+            if temporary.stat().st_size:
+                part = place.with_name(f"{place.name}.part")
+                os.replace(temporary, part)
+                PlainReporter().line(f"what was written so far is in {part}")
+            raise

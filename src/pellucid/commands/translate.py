@@ -16,8 +16,6 @@ from pellucid.commands.terminal import one_line, open_output, open_reporter, to_
 
 __all__ = ["translate"]
 
-CHUNK_BATCHES = 8
-"""Batches of lines read at once: lines of like length are decoded together, so more is faster, up to a point."""
 JSON_FIELDS = ("text", "tokens", "token_logprobs", "score", "finish_reason")
 
 
@@ -65,7 +63,7 @@ def translate(
         max_length=max_length, max_length_ratio=max_length_ratio, max_length_extra=max_length_extra,
         batch_size=batch_size,
     )  # fmt: skip
-    from pellucid.commands.reading import chunked, open_model, read_texts
+    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model, read_texts
     from pellucid.errors import LengthError
 
     lines, place = read_texts(texts or [], input)

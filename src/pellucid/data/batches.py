@@ -75,11 +75,11 @@ def collate(
     targets: Sequence[Sequence[int] | np.ndarray],
     indices: Sequence[int] | None = None,
     *,
-    few_widths: bool = False,
+    limits: tuple[int, int] | None = None,
 ) -> Batch:
     """Make a batch of token numbers without specials: append </s>, shift the target, pad with 0.
 
-    ``few_widths`` pads further, to a :func:`padded_length`.
+    With ``limits``, the greatest widths of source and target that may be, it pads further: to a :func:`padded_length`.
     """
     if len(sources) != len(targets) or not sources:
         raise ValueError(
@@ -87,8 +87,8 @@ def collate(
         )
     rows = len(sources)
     widths = [max(map(len, side)) + 1 for side in (sources, targets)]
-    if few_widths:
-        widths = padded_length(np.array(widths)).tolist()
+    if limits is not None:
+        widths = np.maximum(widths, np.minimum(padded_length(np.array(widths)), limits)).tolist()
     source = np.full((rows, widths[0]), PAD, dtype=np.int64)
     target_in = np.full((rows, widths[1]), PAD, dtype=np.int64)
     target_out = np.full_like(target_in, PAD)
@@ -216,7 +216,9 @@ class BatchStream:
     def _make(self, indices: np.ndarray) -> Batch:
         numbers = [int(index) for index in indices]
         sources, targets = ([self._tokens(i, side) for i in numbers] for side in (0, 1))
-        return collate(sources, targets, numbers, few_widths=True)
+        dataset = self.dataset  # a learned position table may be no longer than the longest pair it admits
+        limits = dataset.max_source_tokens + 1, dataset.max_target_tokens + 1
+        return collate(sources, targets, numbers, limits=limits)
 
     def _tokens(self, index: int, side: int) -> Sequence[int] | np.ndarray:
         if self.sampling_alpha:

@@ -108,7 +108,7 @@ def clean_pairs(pairs: Iterator[Pair], report: CorpusReport) -> Iterator[Pair]:
     if 2 * report.count("identical") > kept:
         raise DataError(
             f"{report.name}: {report.count('identical'):,} of {kept:,} pairs have the same text on both sides "
-            f"(first: line {report.findings['identical'].first_line}): probably one file or column was given twice"
+            f"(first: {report.first('identical')}): probably one file or column was given twice"
         )
 
 
@@ -227,43 +227,90 @@ def _parquet(path: Path, corpus: CorpusConfig, report: CorpusReport) -> Iterator
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError:
         raise MissingExtraError("parquet", f"reading {path}") from None
+    keys = (corpus.source_column, corpus.target_column)
+
+    def parse(source: bytes, target: bytes, line: int) -> tuple[str, str]:
+        return _without_breaks(decode_line(source, path, line), decode_line(target, path, line), line, report)
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names = _parquet_names(file.schema_arrow, corpus, path)
+            fields = [_parquet_field(file.schema_arrow, column, path) for column in keys]
             line = 0
-            for batch in file.iter_batches(batch_size=4096, columns=names):
-                sides = [batch.column(name).to_pylist() for name in names]
+            for batch in file.iter_batches(batch_size=4096, columns=[".".join(names) for names in fields]):
+                sides = [_parquet_bytes(batch, names) for names in fields]
                 for source, target in zip(*sides, strict=True):
                     line += 1
-                    yield line, _bound_texts(source or "", target or "", line, report)
+                    yield line, _bound_cells(parse, source or b"", target or b"", line)
     except (pyarrow.ArrowException, OSError) as error:
         detail = str(error).splitlines()[0].rstrip(".")
         raise DataError(f"not a whole Parquet file ({detail})", path=path) from None
 
 
-def _parquet_names(schema: Any, corpus: CorpusConfig, path: Path) -> list[str]:
-    names = []
-    for column in (corpus.source_column, corpus.target_column):
-        if isinstance(column, int) and column < len(schema.names):
-            column = schema.names[column]
-        if column not in schema.names:
-            raise DataError(
-                f"no column {column!r}; there are: {', '.join(schema.names)} (set source_column and target_column)",
-                path=path,
-            )
-        kind = str(schema.field(column).type)
-        if "string" not in kind:
-            raise DataError(f"column {column!r} is not text but {kind}", path=path)
-        names.append(str(column))
+def _parquet_field(schema: Any, column: str | int, path: Path) -> list[str]:
+    """The names that lead to a column with text: its own, or, where it is inside a struct, the struct's before it."""
+    if isinstance(column, int) and column < len(schema.names):
+        column = schema.names[column]
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    text = str(column)
+    names = [text] if text in kinds else text.split(".")
+    kind = kinds.get(names[0])
+    for name in names[1:]:
+        kind = _struct_fields(kind).get(name)
+    if isinstance(column, int) or kind is None:
+        known = [leaf for name, found in kinds.items() for leaf in _leaves(name, found)]
+        raise DataError(
+            f"no column {column!r}; there are: {', '.join(known)} (set source_column and target_column)", path=path
+        )
+    if _struct_fields(kind):
+        raise DataError(
+            f"column {column!r} is a struct: name one of its fields, {' or '.join(_leaves(text, kind))}", path=path
+        )
+    if not _is_text(kind):
+        raise DataError(f"column {column!r} is not text but {kind}", path=path)
     return names
+
+
+def _struct_fields(kind: Any) -> dict[str, Any]:
+    """The types of a struct's fields by name; empty for any other type."""
+    import pyarrow.types
+
+    return {field.name: field.type for field in kind} if kind is not None and pyarrow.types.is_struct(kind) else {}
+
+
+def _leaves(name: str, kind: Any) -> list[str]:
+    fields = _struct_fields(kind)
+    return [leaf for field in fields for leaf in _leaves(f"{name}.{field}", fields[field])] if fields else [name]
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types
+
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _parquet_bytes(batch: Any, names: list[str]) -> list[bytes | None]:
+    """The cells as bytes: pyarrow does not check that what a file calls a string is UTF-8."""
+    import pyarrow
+    import pyarrow.compute
+
+    cells = batch.column(names[0])
+    for name in names[1:]:
+        cells = pyarrow.compute.struct_field(cells, name)
+    if pyarrow.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    found: list[bytes | None] = cells.cast(pyarrow.large_binary()).to_pylist()
+    return found
 
 
 def _bound(parse: Callable[[bytes, int], tuple[str, str]], raw: bytes, line: int) -> Callable[[], tuple[str, str]]:
     return lambda: parse(raw, line)
 
 
-def _bound_texts(source: str, target: str, line: int, report: CorpusReport) -> Callable[[], tuple[str, str]]:
-    return lambda: _without_breaks(source, target, line, report)
+def _bound_cells(
+    parse: Callable[[bytes, bytes, int], tuple[str, str]], source: bytes, target: bytes, line: int
+) -> Callable[[], tuple[str, str]]:
+    return lambda: parse(source, target, line)
 
 
 def _without_breaks(source: str, target: str, line: int, report: CorpusReport) -> tuple[str, str]:

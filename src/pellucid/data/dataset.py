@@ -30,6 +30,7 @@ __all__ = ["TextStore", "TokenDataset", "cache_key", "open_texts", "open_tokens"
 
 _FORMAT = 1  # part of every key: a new layout makes old caches strangers
 _CHUNK = 1 << 22
+_NUMBER = np.dtype(np.int64)  # as in array.array("q")
 Progress = Callable[[int], None]
 
 
@@ -41,12 +42,13 @@ def cache_key(*parts: Any) -> str:
 class TextStore:
     """Cleaned pairs on disk: ``len()``, ``source(i)``, ``target(i)``, ``line(i)``, ``report``."""
 
-    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], place: str = "") -> None:
         self._sources = _Blob(folder, "source", meta, np.dtype(np.uint8))
         self._targets = _Blob(folder, "target", meta, np.dtype(np.uint8))
         self._lines = _map(folder / "lines.bin", np.dtype(np.int64), meta["pairs"])
         self.key: str = meta["key"]
         self._report: dict[str, Any] = meta["report"]
+        self._place = place
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -54,7 +56,7 @@ class TextStore:
     @property
     def report(self) -> CorpusReport:
         """What was found while reading; a copy of its own each time."""
-        return CorpusReport.from_json(self._report)
+        return CorpusReport.from_json(self._report, self._place)
 
     def source(self, index: int) -> str:
         """The source text of a pair."""
@@ -79,7 +81,7 @@ class TokenDataset:
         report: what was found and dropped, from reading to tokenising.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], texts: TextStore) -> None:
+    def __init__(self, folder: Path, meta: dict[str, Any], texts: TextStore, place: str = "") -> None:
         self._sources = _Blob(folder, "source", meta, np.dtype(meta["source_dtype"]))
         self._targets = _Blob(folder, "target", meta, np.dtype(meta["target_dtype"]))
         self._rows = _map(folder / "rows.bin", np.dtype(np.int64), meta["pairs"])
@@ -89,7 +91,7 @@ class TokenDataset:
         self.max_source_tokens: int = meta["max_source_tokens"]
         self.max_target_tokens: int = meta["max_target_tokens"]
         self.key: str = meta["key"]
-        self.report = CorpusReport.from_json(meta["report"])
+        self.report = CorpusReport.from_json(meta["report"], place)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -133,10 +135,10 @@ def open_texts(
                     lines.append(pair.line)
                     if progress is not None and len(lines) % 1000 == 0:
                         progress(len(lines))
-            np.asarray(lines, dtype=np.int64).tofile(temporary / "lines.bin")
+            _write_numbers(temporary / "lines.bin", memoryview(lines))
             meta = {"key": key, "pairs": len(lines), "report": report.to_json()}
             _write_meta(temporary, meta)
-    return TextStore(folder, meta)
+    return TextStore(folder, meta, report.place)
 
 
 def open_tokens(
@@ -161,10 +163,10 @@ def open_tokens(
     meta = _read_meta(folder, key)
     if meta is None:
         with replace_folder(folder) as temporary:
-            report = CorpusReport.from_json(report.to_json())
-            meta = {"key": key, **_tokenise(temporary, texts, rows, tokenizers, limits, report, progress)}
+            counted = CorpusReport.from_json(report.to_json())
+            meta = {"key": key, **_tokenise(temporary, texts, rows, tokenizers, limits, counted, progress)}
             _write_meta(temporary, meta)
-    return TokenDataset(folder, meta, texts)
+    return TokenDataset(folder, meta, texts, report.place)
 
 
 def _tokenise(
@@ -194,7 +196,7 @@ def _tokenise(
                 sources.add(np.asarray(source, dtype=dtypes[0]).tobytes())
                 targets.add(np.asarray(target, dtype=dtypes[1]).tobytes())
                 kept.append(row)
-    np.asarray(kept, dtype=np.int64).tofile(folder / "rows.bin")
+    _write_numbers(folder / "rows.bin", memoryview(kept))
     return {
         "pairs": len(kept),
         "source_dtype": dtypes[0].str,
@@ -225,7 +227,7 @@ class _Writer:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-        np.asarray(self._ends, dtype=np.int64).tofile(self._ends_path)
+        _write_numbers(self._ends_path, memoryview(self._ends))
 
 
 class _Blob:
@@ -251,6 +253,12 @@ def _map(path: Path, dtype: np.dtype[Any], length: int) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=(length,)))
 
 
+def _write_numbers(path: Path, numbers: memoryview) -> None:
+    # Not numpy's tofile: where the disk is full, its error does not say so, or there is none and the file is short.
+    with path.open("wb") as file:
+        file.write(numbers)
+
+
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
     files = {path.name: _checksum(path) for path in sorted(folder.glob("*.bin"))}
     write_json(folder / "meta.json", {**meta, "files": files})
@@ -265,9 +273,21 @@ def _read_meta(folder: Path, key: str) -> dict[str, Any] | None:
             return None
         if any(_checksum(folder / name) != checksum for name, checksum in meta["files"].items()):
             return None
+        if not all(_has_size(folder, name, meta) for name in meta["files"]):
+            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta
+
+
+def _has_size(folder: Path, name: str, meta: dict[str, Any]) -> bool:
+    """Whether a file is as long as the number of pairs says; a checksum says only that it is as it was written."""
+    side = name.removesuffix(".bin")
+    expected = int(meta["pairs"]) * _NUMBER.itemsize
+    if side in ("source", "target"):
+        ends = _map(folder / f"{side}.ends.bin", _NUMBER, meta["pairs"])
+        expected = int(ends[-1]) * np.dtype(meta.get(f"{side}_dtype", np.uint8)).itemsize if len(ends) else 0
+    return (folder / name).stat().st_size == expected
 
 
 def _checksum(path: Path) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.errors import DataError, MissingExtraError
-from pellucid.files import write_text
+from pellucid.files import replace_folder, write_text
 
 __all__ = ["HskData", "clean_gloss", "fault", "load_hsk", "prepare_hsk", "write_hsk"]
 
@@ -128,7 +128,10 @@ def prepare_hsk(rows: Iterable[Row], held_out: int = HELD_OUT) -> HskData:
 
 
 def write_hsk(folder: str | Path, glosses: bool = False, data: HskData | None = None) -> HskData:
-    """Write train.tsv, dev.tsv, test.tsv (Chinese, tab, English) and README.md into ``folder``, each atomically.
+    """Write train.tsv, dev.tsv, test.tsv (Chinese, tab, English) and README.md into ``folder``.
+
+    A new folder appears when all of it is written; in one that is there each file is replaced atomically, and what else
+    is in it stays.
 
     Args:
         glosses: append the words and their glosses to train.tsv.
@@ -136,7 +139,15 @@ def write_hsk(folder: str | Path, glosses: bool = False, data: HskData | None = 
     """
     data = load_hsk() if data is None else data
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        _write_files(folder, data, glosses)
+    else:
+        with replace_folder(folder) as temporary:
+            _write_files(temporary, data, glosses)
+    return data
+
+
+def _write_files(folder: Path, data: HskData, glosses: bool) -> None:
     parts = {
         "train.tsv": [*data.train, *data.glosses] if glosses else data.train,
         "dev.tsv": data.dev,
@@ -145,7 +156,6 @@ def write_hsk(folder: str | Path, glosses: bool = False, data: HskData | None = 
     for name, pairs in parts.items():
         write_text(folder / name, "".join(f"{source}\t{target}\n" for source, target in pairs))
     write_text(folder / "README.md", _readme(data, glosses))
-    return data
 
 
 def clean_gloss(word: str, gloss: str | None) -> str | None:

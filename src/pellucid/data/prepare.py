@@ -87,7 +87,7 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         dev_texts = texts
         train_rows, dev_rows = holdout_rows(texts, data.holdout)
         train_report.read -= len(dev_rows)
-        dev_report = CorpusReport("dev (set aside from train)", read=len(dev_rows))
+        dev_report = CorpusReport("dev (set aside from train)", read=len(dev_rows), place=train_report.place)
     else:
         dev_texts = _texts(config, data.dev, "dev", cache, progress)
         train_rows, dev_rows = np.arange(len(texts)), np.arange(len(dev_texts))
@@ -168,10 +168,11 @@ def _hash(text: str) -> int:
 
 def _texts(config: Config, corpus: CorpusConfig, name: str, cache: Path, progress: Progress | None) -> TextStore:
     data = config.data
-    for path in corpus_files(corpus, data.dir):
+    files = corpus_files(corpus, data.dir)
+    for path in files:
         if str(path) == STDIN or path.is_fifo():
             raise DataError("a training run reads its text again when it resumes: give a file, not a pipe", path=path)
-    report = CorpusReport(name)
+    report = CorpusReport(name, place=str(files[0]))
     texts = open_texts(
         cache / f"{name}-texts",
         cache_key("texts", corpus_digest(corpus, data.dir), data.on_bad_line),

@@ -41,11 +41,14 @@ class CorpusReport:
         name: ``train`` or ``dev``, for the sentences.
         read: pairs (lines) read.
         findings: by reason, in order of first appearance.
+        place: the file (of two aligned ones the source's), for the sentences. It is no part of the JSON value: that is
+            kept with the content, which may be moved.
     """
 
     name: str
     read: int = 0
     findings: dict[Reason, Finding] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
     def add(self, reason: Reason, line: int) -> None:
         """Count one more finding in ``line``."""
@@ -60,6 +63,11 @@ class CorpusReport:
         found = self.findings.get(reason)
         return 0 if found is None else found.count
 
+    def first(self, reason: Reason) -> str:
+        """File and line where ``reason`` was seen first."""
+        line = f"line {self.findings[reason].first_line}"
+        return f"{self.place}, {line}" if self.place else line
+
     @property
     def kept(self) -> int:
         """Pairs left after everything that was dropped."""
@@ -70,7 +78,7 @@ class CorpusReport:
         lines = [f"{self.name}: {_pairs(self.read)} read, {self.kept:,} kept."]
         for reason, found in self.findings.items():
             text = _SENTENCES[reason].format(n=_pairs(found.count))
-            lines.append(f"{self.name}: {text} (first: line {found.first_line}).")
+            lines.append(f"{self.name}: {text} (first: {self.first(reason)}).")
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -79,12 +87,12 @@ class CorpusReport:
         return {"name": self.name, "read": self.read, "findings": findings}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> CorpusReport:
-        """The report that :meth:`to_json` gave."""
+    def from_json(cls, value: dict[str, Any], place: str = "") -> CorpusReport:
+        """The report that :meth:`to_json` gave, of a corpus that is now in the file ``place``."""
         findings: dict[Reason, Finding] = {
             reason: Finding(*value["findings"][reason]) for reason in value["findings"] if reason in get_args(Reason)
         }
-        return cls(value["name"], value["read"], findings)
+        return cls(value["name"], value["read"], findings, place)
 
 
 def _pairs(count: int) -> str:

@@ -143,7 +143,8 @@ def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder:
         raise ModelFolderError(
             f"{folder / CONFIG_FILE}: tied_embeddings: three means one vocabulary, not two of {sizes[0]} and {sizes[1]}"
         )
-    return EncoderDecoder(config, *sizes)
+    with torch.random.fork_rng(devices=[]):  # loading a model must not move the caller's random numbers
+        return EncoderDecoder(config, *sizes)
 
 
 def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

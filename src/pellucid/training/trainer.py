@@ -83,6 +83,7 @@ class Trainer:
         self.total_updates = self._count_updates(updates_per_epoch)
         self.validate_every = self.config.validate_every or max(1, int(updates_per_epoch))
         self._stop_signal: int | None = None
+        self._saved_update = 0
 
     def _count_updates(self, per_epoch: float) -> int:
         by_epochs = None if self.config.max_epochs is None else max(1, int(per_epoch * self.config.max_epochs))
@@ -91,6 +92,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from ``last/``, whose weights ``model`` holds already."""
         self.progress = load_state(self.folder / "last", self.model, self.optimizer, self.average)
+        self._saved_update = self.progress.update
 
     def fit(self) -> Progress:
         """Train until a limit, early stopping, or a signal.
@@ -138,6 +140,8 @@ class Trainer:
             validated = progress.validated == progress.update
             if validated or progress.update % self.config.save_every == 0 or self._stop_signal is not None:
                 self._save_last()
+        if self._stop_signal is not None and self._saved_update != progress.update:
+            self._save_last()  # the signal came between the loop's last look and its end
         if progress.finished and progress.update < self.total_updates:
             self.reporter.progress("training", self.total_updates, self.total_updates)
 
@@ -198,6 +202,11 @@ class Trainer:
             self.model.eval()
             values = self.validate(self.model, progress.update)
         value = values[self.config.metric]
+        if not math.isfinite(values.get("loss", value)):
+            raise TrainingError(
+                f"update {progress.update}: the loss on the development set is not a finite number; the run has "
+                f"stopped, and {self._saved()}: lower training.learning_rate and start anew with --overwrite"
+            )
         sign = 1.0 if self.higher_is_better else -1.0
         better = progress.best is None or sign * value > sign * progress.best
         if better:
@@ -240,6 +249,7 @@ class Trainer:
         with replace_folder(self.folder / "last") as temporary:
             self._write_model(temporary)
             save_state(temporary, self.progress, self.model, self.optimizer, self.average)
+        self._saved_update = self.progress.update
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,49 @@
+"""The recipes: the commands in their headers are commands, and fit each other."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from conftest import ROOT
+from pellucid.cli import app
+from pellucid.commands.reading import read_config
+from pellucid.data.corpus import corpus_files
+from pellucid.data.fetch import fetch
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def parse(line: str) -> tuple[str, dict[str, Any]]:
+    """The name of the command that a line calls, and its parameters."""
+    command: Any = get_command(app)
+    words = shlex.split(line)
+    name, rest = words[0], words[1:]
+    while hasattr(command, "commands"):
+        name, *rest = rest
+        command = command.commands[name]
+    return name, command.make_context(name, rest).params
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_commands_of_the_header(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = dict(map(parse, re.findall(r"^#   (pellucid .+)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)))
+    assert list(commands) == ["fetch", "train", "evaluate"]
+
+    file, *overrides = commands["train"]["arguments"]
+    assert ROOT / file == recipe
+    config = read_config([str(recipe), *overrides], {}, {}, {})
+
+    monkeypatch.chdir(tmp_path)
+    fetch(commands["fetch"]["name"], commands["fetch"]["output"], opener=lambda address: io.BytesIO(b"x"))
+    for corpus in (config.data.train, config.data.dev, config.data.test):
+        assert corpus is not None
+        assert all(path.is_file() for path in corpus_files(corpus, config.data.dir))
+
+    assert (commands["evaluate"]["model"], commands["evaluate"]["sources"]) == (config.output, None)
