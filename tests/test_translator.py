@@ -57,6 +57,19 @@ def test_a_sentence_does_not_depend_on_its_batch(translator: Translator, beam_si
     assert outputs(other) == [outputs(whole)[i] for i in shuffled]
 
 
+def test_a_sentence_does_not_depend_on_the_number_of_threads(translator: Translator) -> None:
+    """Contract 3."""
+    texts = sentences(20)
+    single = translator.generate(texts, beam_size=4, n_best=4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        double = translator.generate(texts, beam_size=4, n_best=4)
+    finally:
+        torch.set_num_threads(threads)
+    assert outputs(double) == outputs(single)
+
+
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_cached_equals_uncached(translator: Translator, beam_size: int) -> None:
     """Contract 2: the same tokens and scores, also while sentences leave the batch and beams are reordered."""

@@ -272,7 +272,7 @@ def _parquet_field(schema: Any, column: str | int, path: Path) -> list[str]:
 
 def _struct_fields(kind: Any) -> dict[str, Any]:
     """The types of a struct's fields by name; empty for any other type."""
-    import pyarrow.types
+    import pyarrow.types  # type: ignore[import-untyped]
 
     return {field.name: field.type for field in kind} if kind is not None and pyarrow.types.is_struct(kind) else {}
 
@@ -292,7 +292,7 @@ def _is_text(kind: Any) -> bool:
 def _parquet_bytes(batch: Any, names: list[str]) -> list[bytes | None]:
     """The cells as bytes: pyarrow does not check that what a file calls a string is UTF-8."""
     import pyarrow
-    import pyarrow.compute
+    import pyarrow.compute  # type: ignore[import-untyped]
 
     cells = batch.column(names[0])
     for name in names[1:]:

@@ -117,9 +117,9 @@ class KVCache:
         self.reorder(rows)
 
     def _taken(self, held: Tensor, rows: Tensor) -> Tensor:
-        # Only the used positions are read and written; the capacity stays.
+        # Only the used positions are read and written, once; the capacity stays.
         taken = held.new_empty(rows.shape[0], *held.shape[1:])
-        taken[:, :, : self.length] = held[:, :, : self.length].index_select(0, rows)
+        torch.index_select(held[:, :, : self.length].detach(), 0, rows, out=taken[:, :, : self.length])
         return taken
 
     def used_bytes(self) -> CacheBytes:

@@ -79,14 +79,15 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = WeightAverage(self.model, self.config.ema_decay) if self.config.ema_decay else None
-        updates_per_epoch = self.open_batches(0, 0).batches_per_epoch / self.config.accumulate
-        self.total_updates = self._count_updates(updates_per_epoch)
-        self.validate_every = self.config.validate_every or max(1, int(updates_per_epoch))
+        batches_per_epoch = self.open_batches(0, 0).batches_per_epoch
+        self.total_updates = self._count_updates(batches_per_epoch)
+        self.validate_every = self.config.validate_every or max(1, batches_per_epoch // self.config.accumulate)
         self._stop_signal: int | None = None
         self._saved_update = 0
 
-    def _count_updates(self, per_epoch: float) -> int:
-        by_epochs = None if self.config.max_epochs is None else max(1, int(per_epoch * self.config.max_epochs))
+    def _count_updates(self, batches_per_epoch: int) -> int:
+        epochs = self.config.max_epochs
+        by_epochs = None if epochs is None else max(1, batches_per_epoch * epochs // self.config.accumulate)
         return min(limit for limit in (self.config.max_updates, by_epochs) if limit is not None)
 
     def resume(self) -> None:
