@@ -69,7 +69,8 @@ def test_a_second_run_says_that_the_first_has_finished(shown: tuple[Path, list[s
     reporter, again = Lines(), list[str]()
     assert demo.run(output, reporter, again.append, FAST)
     assert any("has finished" in line for line in reporter.lines)
-    assert again == report
+    end = report.index("── next")  # behind it, commands are written as they run from the current folder
+    assert again[:end] == report[:end]
 
 
 def test_its_settings_are_valid() -> None:

@@ -129,8 +129,8 @@ class TokenizerConfig(Settings):
 
 Preset = Literal["tiny", "small", "base"]
 
-# `base` is the base model of Vaswani et al. 2017, table 3 (post-norm, three-way tying). `tiny` and `small` are chosen
-# on development data; the table is in recipes/README.md.
+# `base` is the base model of Vaswani et al. 2017, table 3 (post-norm, three-way tying). `tiny` and `small` are what the
+# demo and the Multi30k recipe train; recipes/README.md has their scores.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(hidden_size=128, encoder_layers=2, decoder_layers=2, num_heads=4, ff_size=512),
     "small": dict(hidden_size=256, encoder_layers=3, decoder_layers=3, num_heads=4, ff_size=1024),

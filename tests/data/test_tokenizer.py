@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 import data_cases
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,6 +196,24 @@ def test_bytes_that_are_no_model(content: bytes, capfd: pytest.CaptureFixture[st
     with pytest.raises(TokenizerError, match="SentencePiece model"):
         SentencePieceTokenizer(content)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_with_other_special_numbers_is_refused() -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    with pytest.raises(TokenizerError) as caught:
+        SentencePieceTokenizer(model.getvalue())
+    assert str(caught.value) == (
+        "the SentencePiece model numbers pad, unk, bos, eos as (-1, 0, 1, 2); pellucid needs (0, 1, 2, 3)"
+    )
+
+
+def test_character_coverage_is_a_setting_of_sentencepiece_too() -> None:
+    texts = [*TEXTS, "猫"]
+    assert UNK not in _train(texts, byte_fallback=False, vocab_size=100).encode("猫")
+    assert UNK in _train(texts, byte_fallback=False, vocab_size=100, character_coverage=0.999).encode("猫")
 
 
 # --- characters and symbols ---------------------------------------------------------------------------------------

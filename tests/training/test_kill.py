@@ -20,8 +20,8 @@ from toys import write_toy_corpus
 
 KILLS = 20
 STARTING = 5  # of them while the process starts: imports, reading, going back to the checkpoint
-UPDATES = 1000
-LIFE = 60  # most updates of a life: so few that the run outlives all kills
+UPDATES = 700
+LIFE = 40  # most updates of a life: so few that the run outlives all kills
 
 
 def start(config: Path, folder: Path, stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:
