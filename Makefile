@@ -10,7 +10,7 @@ PYTEST := .venv/bin/python -m pytest -q --durations=10
 .PHONY: help install demo test test-slow lint format docs clean
 
 help:
-	@echo "make demo       train a Chinese-English model and translate with it (about 6 minutes after the installs)"
+	@echo "make demo       train a Chinese-English model and translate with it (about 4 minutes after the installs)"
 	@echo "make install    make .venv with the command .venv/bin/pellucid"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the slow tests: kills, sweeps, several processes"

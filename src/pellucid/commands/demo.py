@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Train a small Chinese-English model and look at it working.
 
-    Takes about 6 minutes on 2 cores. Needs the extra: pip install 'pellucid[demo]'. A second run uses what is in the
+    Takes about 4 minutes on 2 cores. Needs the extra: pip install 'pellucid[demo]'. A second run uses what is in the
     folder.
     """
     with open_reporter() as reporter:
