@@ -58,5 +58,5 @@ def test_both_languages_show_the_same_code_and_links() -> None:
 
 @pytest.mark.parametrize("name", READMES)
 def test_the_environment_is_activated_before_the_commands(name: str) -> None:
-    (block,) = [block for block in blocks(name) if "pellucid train --source" in block]
+    (block,) = [block for block in blocks(name) if "\npellucid train --source" in block]
     assert block.splitlines()[0] == ". .venv/bin/activate"
