@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(
 def test_a_file_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _record_calls(monkeypatch)
     write_text(tmp_path / "a.txt", "new")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the content, the name, and that the name is on the disk
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path: Path) -> None:
@@ -165,7 +165,8 @@ def test_every_file_of_a_folder_is_on_disk_before_it_gets_its_name(
     write_version(tmp_path / "best", "old")
     calls = _record_calls(monkeypatch)
     write_version(tmp_path / "best", "new")
-    assert calls == ["fsync", "fsync", "rename", "rename"]
+    # Two files and two folders; the two names; and the folder of the names, before the old content is deleted.
+    assert calls == ["fsync"] * 4 + ["rename"] * 2 + ["fsync"]
 
 
 def test_a_reader_finds_the_folder_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,7 +285,7 @@ class DecodingConfig(Settings):
         None, description="Most tokens to generate, </s> included; default: from the two settings below."
     )
     max_length_ratio: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
-        2.0, description="Without max_length, the limit is ⌈ratio × source tokens⌉ + max_length_extra."
+        2.0, description="Without max_length, the limit is ⌈ratio × source tokens, </s> included⌉ + max_length_extra."
     )
     max_length_extra: Annotated[int, Field(ge=1)] = Field(10, description="See max_length_ratio.")
     batch_size: Positive = Field(64, description="Sentences decoded together; the output does not depend on it.")

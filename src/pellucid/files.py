@@ -26,6 +26,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         _name_place(error, temporary, path)
         raise
@@ -57,12 +58,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
         if folder.exists():
             os.rename(folder, _old(folder))
         os.rename(temporary, folder)
+        _sync(folder.parent)  # the new name is on the disk before the old content goes, also where the power fails
     except OSError as error:
         _name_place(error, temporary, folder)
         raise
@@ -105,6 +106,7 @@ def _old(folder: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

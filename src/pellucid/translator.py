@@ -197,7 +197,9 @@ class Translator:
                 ids = [*pairs[index][1], self.target_tokenizer.eos_id]
                 total = sum(logprobs) / length_penalty(config.length_penalty, config.length_alpha, len(ids))
                 results[index] = Score(self.target_tokenizer.pieces(ids), logprobs, total)
-        return [result for result in results if result is not None]
+        scored = [result for result in results if result is not None]
+        assert len(scored) == len(pairs)
+        return scored
 
     @torch.inference_mode()
     def inspect(self, source: str, target: str | Sequence[int] | None = None) -> Inspection:

@@ -128,7 +128,7 @@ def load_state(
                 }
         torch.set_rng_state(tensors["random"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([t for n, t in sorted(tensors.items()) if n.startswith("random.cuda.")])
+            torch.cuda.set_rng_state_all([tensors[f"random.cuda.{i}"] for i in range(torch.cuda.device_count())])
     except KeyError as error:
         raise ModelFolderError(f"{path}: {error} is missing; the checkpoint is damaged or of another run") from None
     return progress
