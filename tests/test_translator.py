@@ -128,6 +128,19 @@ def test_the_model_decides_the_length_and_a_limit_says_so(translator: Translator
     assert len(cut.token_logprobs) == len(cut.tokens)
 
 
+def test_the_price_of_exact_stopping_is_counted(tiny_run: Path) -> None:
+    """Contract 6."""
+    translator = pellucid.load(tiny_run, device="cpu")
+    generations = translator.generate(sentences(10), beam_size=1)
+    stats = translator.stats
+    assert stats.sentences == 10
+    # Greedy search stops with its only hypothesis: no step is spent on being sure.
+    assert stats.sentence_steps == stats.settled_steps == sum(len(g.hypotheses[0].tokens) for g in generations)
+    translator.generate(sentences(10), beam_size=4)
+    assert stats.sentences == 20
+    assert stats.sentence_steps >= stats.settled_steps
+
+
 def test_the_same_call_gives_the_same_answer(translator: Translator) -> None:
     """Contract 12."""
     texts = sentences(10)

@@ -24,7 +24,7 @@ from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.decoding.hypothesis import FinishReason, Hypothesis
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
-from pellucid.decoding.search import search
+from pellucid.decoding.search import SearchStats, search
 from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
 from pellucid.model.cache import CacheBytes
@@ -117,6 +117,9 @@ class Translator:
         decoding: settings used where a call gives none.
         folder: where it was loaded from.
         document: the model folder's ``config.json``.
+
+    Attributes:
+        stats: what the searches of all calls of :meth:`generate` have cost, summed.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Translator:
         self.decoding = decoding
         self.folder = folder
         self.document = document or {}
+        self.stats = SearchStats()
 
     @property
     def device(self) -> torch.device:
@@ -269,6 +273,7 @@ class Translator:
             eos_id=tokenizer.eos_id,
             suppressed=(tokenizer.pad_id, tokenizer.bos_id),
             device=self.device,
+            stats=self.stats,
         )
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def test_evaluate_reports_what_the_metrics_say(tiny_run: Path, toy_corpus: Path,
     assert f"BLEU          {scores.bleu:.2f}   nrefs:1|case:mixed" in page
     assert f"chrF          {scores.chrf:.2f}   nrefs:1|" in page
     assert "WER" not in page and "0 by the length limit" in page
+    assert re.search(r"steps +\d+\.\d a line, \d+\.\d of them to be sure", page)
 
 
 def test_evaluate_counts_what_the_limit_cut(tiny_run: Path, toy_corpus: Path, run: Run) -> None:

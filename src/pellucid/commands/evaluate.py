@@ -87,6 +87,8 @@ def evaluate(
         **{name: value for name, value in asdict(scores).items() if name.split("_")[0] in names},
         "seconds": round(seconds, 3),
         "sentences_per_second": round(len(pairs) / seconds, 3),
+        "search_steps": translator.stats.sentence_steps,
+        "search_steps_after_settled": translator.stats.sentence_steps - translator.stats.settled_steps,
         "cut_by_length_limit": sum(g.hypotheses[0].finish_reason == "length" for g in generations if g.hypotheses),
         "decoding": config.model_dump(mode="json"),
     }
@@ -133,4 +135,6 @@ def _lines(facts: dict[str, Any], names: list[str]) -> Iterator[str]:
     yield f"sentences/s   {facts['sentences_per_second']:,.1f}   ({facts['seconds']:,.1f} s)"
     decoding = facts["decoding"]
     yield f"decoding      beam_size {decoding['beam_size']}, length_penalty {decoding['length_penalty']}"
+    per_line = [facts[name] / max(1, facts["lines"]) for name in ("search_steps", "search_steps_after_settled")]
+    yield f"steps         {per_line[0]:.1f} a line, {per_line[1]:.1f} of them to be sure that nothing better comes"
     yield f"cut           {facts['cut_by_length_limit']:,} by the length limit"
