@@ -24,6 +24,7 @@ from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.decoding.hypothesis import FinishReason, Hypothesis
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
+from pellucid.decoding.scoring import token_logprobs
 from pellucid.decoding.search import SearchStats, search
 from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
@@ -280,7 +281,7 @@ class Translator:
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         batch = collate([source for source, _ in pairs], [target for _, target in pairs]).to(self.device)
         logits: Tensor = self.model(batch.source, batch.source_mask, batch.target_in)
-        logprobs = logits.float().log_softmax(-1).gather(-1, batch.target_out[..., None])[..., 0]
+        logprobs = token_logprobs(logits, batch.target_out, batch.target_mask)
         if logprobs.isnan().any():
             raise PellucidError(
                 "the model's log-probabilities contain NaN: its weights are broken; check the checkpoint"

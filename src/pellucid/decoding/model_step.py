@@ -35,7 +35,6 @@ class CachedStep:
     ) -> None:
         self.model = model
         self.observer = observer
-        self.vocab_size = model.target_vocab_size
         self.cache = model.start_cache(model.encode(source, source_mask, observer), source_mask)
 
     def __call__(self, tokens: Int64[Tensor, " R"]) -> Float32[Tensor, "R V"]:
@@ -56,7 +55,6 @@ class UncachedStep:
 
     def __init__(self, model: EncoderDecoder, source: Int64[Tensor, "B S"], source_mask: Bool[Tensor, "B S"]) -> None:
         self.model = model
-        self.vocab_size = model.target_vocab_size
         self._memory, self._mask = model.encode(source, source_mask), source_mask
         self._prefix = torch.empty(source.shape[0], 0, dtype=torch.int64, device=source.device)
 

@@ -20,12 +20,7 @@ class StepFunction(Protocol):
 
     Rows are sentence-major: with k rows for each of B sentences, R = B · k and row = sentence · k + beam. Before the
     first call k is 1. Rows of different sentences never mix.
-
-    Attributes:
-        vocab_size: V.
     """
-
-    vocab_size: int
 
     def __call__(self, tokens: Int64[Tensor, " R"]) -> Float32[Tensor, "R V"]:
         """Append ``tokens[r]`` to row r's prefix (the first call's are ``<s>``) and give log p of each next token.

@@ -20,11 +20,12 @@ __all__ = ["fastest_precision", "keep_memory", "resolve_device", "set_threads"]
 
 def set_threads(threads: int | None) -> int:
     """Use this many CPU threads (default: all cores the process may use) and return the number."""
-    number = (
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
-    )
-    torch.set_num_threads(number)
-    return number
+    if threads is None:
+        # Linux knows which cores the process may use; elsewhere all are counted.
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = usable or 1
+    torch.set_num_threads(threads)
+    return threads
 
 
 def keep_memory() -> None:
