@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -156,7 +157,7 @@ class SentencePieceTokenizer:
         return hashlib.sha256(self.model).hexdigest()
 
 
-class _ListTokenizer:
+class _ListTokenizer(ABC):
     """A vocabulary that is a list of strings, numbered from 4."""
 
     kind: str
@@ -172,8 +173,9 @@ class _ListTokenizer:
             raise TokenizerError("a vocabulary entry occurs twice")
 
     @staticmethod
+    @abstractmethod
     def split(text: str) -> Sequence[str]:
-        raise NotImplementedError
+        """The text's entries, known or not."""
 
     def encode(self, text: str) -> list[int]:
         return [self._numbers.get(entry, UNK) for entry in self.split(text)]

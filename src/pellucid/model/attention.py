@@ -84,15 +84,15 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B T M"]:
         """Attend, join the heads and project.
 
-        The fused kernel of PyTorch and the plain path give the same numbers (tested); the plain path runs when an
-        observer looks inside, and where it is faster: in training on a CPU, where the fused backward in bfloat16 took
-        1.2 × the time (benchmarks/NOTES.md).
+        The fused kernel of PyTorch and the plain path give the same numbers (tested). The plain path runs when an
+        observer looks inside, and in training on a CPU, where the fused one in bfloat16 took 3 to 5 times as long
+        (benchmarks/NOTES.md).
         """
         if observer is not None:
             heads = self._plain(query, key, value, mask, observer)
         elif self.training and query.device.type == "cpu":
-            # In float32 also where the rest is bfloat16: on a CPU the bfloat16 products would be compiled anew for the
-            # shapes of every batch, and took as long.
+            # In float32 also where the rest is bfloat16: bfloat16 products are compiled for every new shape of a batch,
+            # and took about as long.
             with torch.autocast("cpu", enabled=False):
                 heads = self._plain(query.float(), key.float(), value.float(), mask, None)
         else:

@@ -26,7 +26,8 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) with cheap random bits on the CPU.
 
     PyTorch's CPU dropout draws a 53-bit uniform number for each element; here each 64-bit draw decides four, so that a
-    probability is a multiple of 1/65536 (at most 65535/65536) and drawing costs about a fifth (benchmarks/NOTES.md).
+    probability is a multiple of 1/65536 (at most 65535/65536) and the whole takes about half
+    the time (benchmarks/NOTES.md).
     Randomness comes from PyTorch's default generator, so saving its state makes a run resume exactly.
     """
 

@@ -32,7 +32,7 @@ def keep_memory() -> None:
     """Tell glibc's malloc to keep freed memory instead of handing it back to the system after every tensor.
 
     Training frees and allocates the same large tensors in each update; with the default settings each costs fresh page
-    faults, on some machines as much time as bfloat16 gains (benchmarks/NOTES.md). Elsewhere than glibc: nothing.
+    faults (7 % of the time where it was measured: benchmarks/NOTES.md). Elsewhere than glibc: nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
