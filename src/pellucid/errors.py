@@ -6,6 +6,7 @@
     │   └── TokenizerError          a tokenizer that cannot be trained, read, or used for this text
     ├── ModelFolderError            a folder that is not a model, is incomplete, or does not fit its config
     ├── LengthError                 a sequence longer than a learned position table or a stated limit
+    ├── GenerationError             a text for which nothing can be generated
     ├── TrainingError               a run that cannot go on (loss is not finite, disk full, another run's folder)
     └── MissingExtraError           an optional dependency; the message is the command that installs it
 
@@ -20,6 +21,7 @@ from pathlib import Path
 __all__ = [
     "ConfigError",
     "DataError",
+    "GenerationError",
     "LengthError",
     "MissingExtraError",
     "ModelFolderError",
@@ -72,6 +74,20 @@ class LengthError(PellucidError):
 
     def __init__(self, reason: str, *, number: int | None = None, side: str = "source") -> None:
         super().__init__(reason if number is None else f"{side} {number}: {reason}")
+        self.reason = reason
+        self.number = number
+
+
+class GenerationError(PellucidError):
+    """A text for which nothing can be generated under the settings given.
+
+    Args:
+        reason: the sentence, without the place.
+        number: 1-based number of the text in the input; put in front of the reason.
+    """
+
+    def __init__(self, reason: str, *, number: int | None = None) -> None:
+        super().__init__(reason if number is None else f"text {number}: {reason}")
         self.reason = reason
         self.number = number
 

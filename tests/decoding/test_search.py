@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_steps import (
@@ -27,8 +26,9 @@ from toy_steps import (
 
 from pellucid.config import DecodingConfig
 from pellucid.decoding.hypothesis import Hypothesis
+from pellucid.decoding.rules import TokenRules
 from pellucid.decoding.scoring import force
-from pellucid.decoding.search import SearchStats, search
+from pellucid.decoding.search import SearchStats, Sentence, search
 from pellucid.errors import ConfigError, PellucidError
 
 PENALTIES = [
@@ -40,6 +40,8 @@ PENALTIES = [
     ("gnmt", 2.0),
     ("none", 1.0),
 ]
+
+RULES = TokenRules(BOS, EOS, forbidden=SUPPRESSED)
 
 toys = st.builds(
     Toy,
@@ -63,7 +65,7 @@ def run(
 ) -> tuple[list[list[Hypothesis]], ToyStep]:
     size = vocab_size or logprobs.vocab_size
     step = ToyStep(logprobs, range(len(limits)) if sentences is None else sentences, size)
-    return search(step, limits, config, bos_id=BOS, eos_id=EOS, suppressed=SUPPRESSED, stats=stats), step
+    return search(step, [Sentence(limit, index) for index, limit in enumerate(limits)], config, RULES, stats), step
 
 
 def configured(beam_size: int, n_best: int = 1, penalty: tuple[str, float] = ("average", 1.0)) -> DecodingConfig:
@@ -281,12 +283,15 @@ def test_suppressed_tokens_are_never_generated_and_the_others_keep_their_log_p()
     assert [h.tokens for h in results[0]] == [[4], []]
     assert results[0][0].token_logprobs == pytest.approx([math.log(0.15), math.log(0.1)])
     step = ToyStep(model, [0], 6)
-    free = search(step, [5], configured(4, 4), bos_id=BOS, eos_id=EOS)
+    free = search(step, [Sentence(5)], configured(4, 4), TokenRules(BOS, EOS))
     assert [0] in [h.tokens for h in free[0]]
 
 
 def test_a_sentence_without_any_possible_token_is_an_error() -> None:
-    with pytest.raises(PellucidError, match="sentence 1 of the batch: after 1 tokens the model gives no token"):
+    with pytest.raises(
+        PellucidError,
+        match="text 1: after 1 tokens no token with a probability above 0 may follow: check the checkpoint",
+    ):
         run(table({(): {4: 1.0}, (4,): {0: 1.0}}), [5], configured(3), vocab_size=6)
 
 
@@ -325,26 +330,6 @@ def test_empty_batch_and_impossible_limit() -> None:
     assert run(table({}), [], configured(2), vocab_size=6)[0] == []
     with pytest.raises(ConfigError, match="at least 1, not 0"):
         run(table({}), [3, 0], configured(2), vocab_size=6)
-
-
-def test_the_caller_may_be_outside_of_inference_mode_and_gets_no_graph() -> None:
-    class Trainable:
-        vocab_size = 6
-
-        def __init__(self) -> None:
-            self.weight = torch.zeros(6, requires_grad=True)
-
-        def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-            logprobs = (self.weight - torch.arange(6.0)).log_softmax(-1).repeat(len(tokens), 1)
-            assert not logprobs.requires_grad
-            return logprobs
-
-        def reorder(self, parents: torch.Tensor) -> None: ...
-
-        def select(self, sentences: torch.Tensor) -> None: ...
-
-    results = search(Trainable(), [2], configured(2), bos_id=BOS, eos_id=EOS, suppressed=[0, 1, 2])
-    assert results[0][0].finish_reason == "eos"
 
 
 def test_statistics_count_what_was_computed_and_what_exactness_cost() -> None:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from pellucid.decoding.next_tokens import ArrayNextTokens
+from pellucid.decoding.step import Ints
 
 PAD, BOS, EOS = 0, 2, 3
 SUPPRESSED = (PAD, BOS)
@@ -65,8 +67,8 @@ class ToyStep:
         self.calls: list[str] = []
         self.widths: list[int] = []
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        assert tokens.dtype == torch.int64 and tokens.shape == (len(self.rows),)
+    def __call__(self, tokens: Ints) -> ArrayNextTokens:
+        assert tokens.dtype == np.int64 and tokens.shape == (len(self.rows),)
         if "step" in self.calls:
             assert EOS not in tokens  # not even in unused rows
             self.rows = [(s, (*prefix, int(t))) for (s, prefix), t in zip(self.rows, tokens, strict=True)]
@@ -74,19 +76,19 @@ class ToyStep:
             assert (tokens == BOS).all()
         self.calls.append("step")
         self.widths.append(len(self.rows) // self.sentences)
-        return torch.from_numpy(np.stack([self.logprobs(*row) for row in self.rows]))
+        return ArrayNextTokens(np.stack([self.logprobs(*row) for row in self.rows]))
 
-    def reorder(self, parents: torch.Tensor) -> None:
-        assert parents.dtype == torch.int64 and parents.tolist() != list(range(len(self.rows)))
+    def reorder(self, parents: Ints) -> None:
+        assert parents.dtype == np.int64 and parents.tolist() != list(range(len(self.rows)))
         assert len(parents) % self.sentences == 0
         old, new = len(self.rows) // self.sentences, len(parents) // self.sentences
         assert [parent // old for parent in parents.tolist()] == [row // new for row in range(len(parents))]
         self.rows = [self.rows[parent] for parent in parents.tolist()]
         self.calls.append("reorder")
 
-    def select(self, sentences: torch.Tensor) -> None:
+    def select(self, sentences: Ints) -> None:
         chosen = sentences.tolist()
-        assert sentences.dtype == torch.int64 and chosen == sorted(set(chosen)) and 0 < len(chosen) < self.sentences
+        assert sentences.dtype == np.int64 and chosen == sorted(set(chosen)) and 0 < len(chosen) < self.sentences
         assert self.calls[-1:] in ([], ["step"])
         width = len(self.rows) // self.sentences
         self.rows = [self.rows[sentence * width + beam] for sentence in chosen for beam in range(width)]

@@ -1,22 +1,107 @@
-"""The K best continuations of each sentence's live rows, ties decided by place.
+"""Log-probabilities of next tokens in a tensor, and the K best continuations of each beam, ties decided by place.
 
-Knows tensors of numbers; knows nothing about ``</s>``, lengths or finished hypotheses.
-Shapes: B sentences, k rows each, V vocabulary, K continuations wanted, C chunks of a row.
+Knows tensors of numbers; knows nothing about ``</s>``, lengths or finished hypotheses. The tensor stays on its device;
+what search asks for comes back in NumPy, with log p in float64 (which not every device has).
+Shapes: B beams, k rows each, R = B · k rows, V vocabulary, K continuations wanted, C chunks of a row.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["best_continuations"]
+from pellucid.decoding.step import Choices, Floats, Ints, check_largest
+
+__all__ = ["TensorNextTokens", "best_continuations"]
 
 # Sorting B · k · V numbers is what beam search spends its own time on. Reading them once is far cheaper: take the
 # maximum of every chunk of a row, find the K best maxima, and sort only inside those K chunks. With B = 64, k = K = 5,
 # V = 8000 on one core of a Xeon: 1.9 ms, most of it reading, against 4.5 ms for the K best of each row first and 6.7 ms
 # for all at once. 64 numbers are four vectors of 16, which the reduction reads fastest.
 CHUNK = 64
+
+
+class TensorNextTokens:
+    """A :class:`~pellucid.decoding.step.NextTokens` over a tensor on any device.
+
+    Args:
+        logprobs: [R, V], at most 0, contiguous; is written to, so it must not be a view of anything needed later.
+    """
+
+    # Tensors made in inference mode, as a step's are, may be written to in inference mode only.
+
+    def __init__(self, logprobs: Float32[Tensor, "R V"]) -> None:
+        self._logprobs = logprobs
+        self._of_model: Tensor | None = None  # kept once they differ from what is ranked
+
+    @property
+    def vocab_size(self) -> int:
+        return self._logprobs.shape[1]
+
+    @torch.inference_mode()
+    def forbid_everywhere(self, tokens: Ints) -> None:
+        self._logprobs.index_fill_(1, self._put(tokens), -torch.inf)
+
+    @torch.inference_mode()
+    def forbid(self, rows: Ints, tokens: Ints) -> None:
+        self._logprobs[self._put(rows), self._put(tokens)] = -torch.inf
+
+    @torch.inference_mode()
+    def allow_only(self, rows: Ints, tokens: Ints, *, free: bool = False) -> None:
+        if free:
+            self._keep_model()
+        on_rows, on_tokens = self._put(rows), self._put(tokens)
+        values = 0.0 if free else self._logprobs[on_rows, on_tokens]
+        self._logprobs[on_rows] = -torch.inf
+        self._logprobs[on_rows, on_tokens] = values
+
+    @torch.inference_mode()
+    def scale(self, rows: Ints, tokens: Ints, factor: float) -> None:
+        self._keep_model()
+        self._logprobs[self._put(rows), self._put(tokens)] *= factor
+
+    @torch.inference_mode()
+    def renormalize(self) -> None:
+        self._keep_model()
+        sums = self._logprobs.logsumexp(1, keepdim=True)
+        self._logprobs -= torch.where(sums.isfinite(), sums, 0.0)
+
+    @torch.inference_mode()
+    def best(self, offsets: Floats, count: int) -> Choices:
+        B, k = offsets.shape
+        on_device = self._put(offsets.astype(np.float32))
+        rows, tokens, ranked, largest = best_continuations(self._logprobs.view(B, k, -1), on_device, count)
+        check_largest(largest.item())
+        given = ranked
+        if self._of_model is not None:
+            given = self._of_model.view(B, -1).gather(1, rows * self.vocab_size + tokens)
+        return Choices(rows.cpu().numpy(), tokens.cpu().numpy(), _floats(ranked), _floats(given))
+
+    @torch.inference_mode()
+    def take(self, tokens: Ints) -> tuple[Floats, Floats]:
+        on_device = self._put(tokens)
+        ranked = _floats(self._logprobs.gather(1, on_device))
+        return ranked, ranked if self._of_model is None else _floats(self._of_model.gather(1, on_device))
+
+    @torch.inference_mode()
+    def read(self) -> NDArray[np.float32]:
+        check_largest(self._logprobs.amax().item())
+        array: NDArray[np.float32] = self._logprobs.cpu().numpy()
+        return array
+
+    def _keep_model(self) -> None:
+        if self._of_model is None:
+            self._of_model = self._logprobs.clone()
+
+    def _put(self, array: Ints | NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(array).to(self._logprobs.device)
+
+
+def _floats(logprobs: Tensor) -> Floats:
+    return np.minimum(logprobs.cpu().numpy().astype(np.float64), 0.0)
 
 
 def best_continuations(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
@@ -30,29 +30,24 @@ def token_logprobs(
     return logprobs.masked_fill(~mask, 0.0)
 
 
-@torch.inference_mode()
-def force(
-    step: StepFunction, targets: Sequence[Sequence[int]], *, bos_id: int, device: torch.device | str = "cpu"
-) -> list[list[float]]:
+def force(step: StepFunction, targets: Sequence[Sequence[int]], *, bos_id: int) -> list[list[float]]:
     """Log p of each token of the given targets, fed one by one through a step function.
 
     Args:
         step: ready for its first call, with one row per target.
         targets: every token to score, so with ``</s>`` at the end where it is to be scored; may be empty.
         bos_id: the first token fed.
-        device: where the tensors handed to ``step`` are put.
     """
     results: list[list[float]] = [[] for _ in targets]
     active = list(range(len(targets)))
     for position in range(max(map(len, targets), default=0)):
         kept = [place for place, index in enumerate(active) if len(targets[index]) > position]
         if len(kept) < len(active):
-            step.select(torch.tensor(kept, dtype=torch.int64, device=device))
+            step.select(np.array(kept))
             active = [active[place] for place in kept]
-        before = [targets[index][position - 1] if position else bos_id for index in active]
-        wanted = torch.tensor([targets[index][position] for index in active], dtype=torch.int64)
-        logprobs = step(torch.tensor(before, dtype=torch.int64, device=device))
-        chosen = logprobs.gather(1, wanted.to(logprobs.device)[:, None])[:, 0].tolist()
-        for index, logprob in zip(active, chosen, strict=True):
+        before = np.array([targets[index][position - 1] if position else bos_id for index in active])
+        wanted = np.array([[targets[index][position]] for index in active])
+        logprobs, _ = step(before).take(wanted)
+        for index, logprob in zip(active, logprobs[:, 0].tolist(), strict=True):
             results[index].append(logprob)
     return results
