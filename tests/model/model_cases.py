@@ -30,25 +30,34 @@ __all__ = [
 ]
 
 VOCAB = 11
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+POSITIONS = ("sinusoidal", "learned", "rotary", "relative", "none")
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "positions": POSITIONS,
     "norm_placement": ("pre", "post"),
     "num_kv_heads": (4, 2, 1),
     "cross_num_kv_heads": (4, 2, 1),
     "norm": ("layernorm", "rmsnorm"),
-    "activation": ("relu", "gelu", "swiglu"),
-    "tied_embeddings": ("three", "two", "none"),
+    "activation": ("relu", "gelu", "gelu_tanh", "silu", "reglu", "geglu", "geglu_tanh", "swiglu"),
+    "tied_embeddings": ("three", "two", "inputs", "none"),
     "encoder_layers": (1, 3),
     "decoder_layers": (1, 2),
     "bias": (True, False),
     "scale_embeddings": (True, False),
+    "head_dim": (None, 6),
+    "norm_epsilon": (None, 0.01),
+    "sinusoidal_layout": ("interleaved", "halves", "fairseq"),
+    "first_position": (0, 2),
+    "embedding_norm": (False, True),
+    "scale_attention": (True, False),
+    "scale_output": (False, True),
+    "output_bias": (False, True),
 }
 
 
 def make_config(**settings: Any) -> ModelConfig:
     """A tiny architecture; ``settings`` win."""
     sizes = dict(hidden_size=16, num_heads=4, ff_size=24, encoder_layers=1, decoder_layers=2, max_positions=64)
+    sizes |= dict(relative_buckets=8, relative_max_distance=10)
     return ModelConfig(**{**sizes, "dropout": 0.0, **settings})
 
 
@@ -84,10 +93,15 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
 def _table() -> list[ModelConfig]:
     full, spread = list(SETTINGS)[:4], list(SETTINGS)[4:]
     rng = random.Random(1)
-    rows = []
+    rows: list[ModelConfig] = []
+    seen: set[tuple[tuple[str, Any], tuple[str, Any]]] = set()
     for values in itertools.product(*(SETTINGS[name] for name in full)):
-        others = {name: rng.choice(SETTINGS[name]) for name in spread}
-        rows.append(make_config(**dict(zip(full, values, strict=True)), **others))
+        fixed = dict(zip(full, values, strict=True))
+        drawn = [{**fixed, **{name: rng.choice(SETTINGS[name]) for name in spread}} for _ in range(30)]
+        pairs = [set(itertools.combinations(row.items(), 2)) - seen for row in drawn]
+        best = max(range(len(drawn)), key=lambda number: len(pairs[number]))
+        seen |= pairs[best]
+        rows.append(make_config(**drawn[best]))
     return rows
 
 

@@ -43,7 +43,8 @@ class Reference:
             x = self.sublayer(f"{at}.cross_attention_sublayer", x, cross)
             x = self.sublayer(f"{at}.feed_forward_sublayer", x, self.feed_forward(f"{at}.feed_forward"))
         x = self.norm("decoder.norm", x) if c.norm_placement == "pre" else x
-        return x @ self.weights["output.weight"].T
+        x = x / math.sqrt(c.hidden_size) if c.scale_output else x
+        return x @ self.weights["output.weight"].T + (self.weights["output.bias"] if c.output_bias else 0)
 
     def embed(self, side: str, tokens: list[int]) -> Array:
         c = self.config
@@ -52,11 +53,37 @@ class Reference:
         for position in range(len(tokens)):
             for m in range(c.hidden_size):
                 if c.positions == "sinusoidal":
-                    angle = position / 10000 ** ((m - m % 2) / c.hidden_size)
-                    x[position, m] += math.cos(angle) if m % 2 else math.sin(angle)
+                    x[position, m] += self.sinusoid(position + c.first_position, m)
                 elif c.positions == "learned":
                     x[position, m] += self.weights[f"{side}.embedder.positions.table"][position, m]
-        return x
+        return self.norm(f"{side}.embedder.norm", x) if c.embedding_norm else x
+
+    def sinusoid(self, position: int, m: int) -> float:
+        layout, size = self.config.sinusoidal_layout, self.config.hidden_size
+        number, is_cosine = (m // 2, m % 2) if layout == "interleaved" else (m % (size // 2), m >= size // 2)
+        exponent = number / (size // 2 - 1) if layout == "fairseq" else 2 * number / size
+        angle = position / 10000**exponent
+        return math.cos(angle) if is_cosine else math.sin(angle)
+
+    def relative(self, side: str, query: int, key: int) -> Array:
+        """What each head adds to the score of a pair of positions: T5, section 2.1 and its published code, in words.
+
+        Half of the buckets hold one distance each; the others grow by a constant factor up to the greatest distance.
+        """
+        buckets, greatest = self.config.relative_buckets, self.config.relative_max_distance
+        table = self.weights[f"{side}.embedder.positions.table"]
+        distance, first = abs(key - query), 0
+        if side == "encoder":
+            buckets //= 2
+            first = buckets if key > query else 0
+        exact = buckets // 2
+        if distance < exact:
+            return table[first + distance]
+        growth = (greatest / exact) ** (1 / (buckets - exact))
+        bucket = exact
+        while bucket < buckets - 1 and exact * growth ** (bucket + 1 - exact) <= distance * (1 + 1e-9):
+            bucket += 1
+        return table[first + bucket]
 
     def linear(self, name: str, x: Array) -> Array:
         y = x @ self.weights[f"{name}.weight"].T
@@ -65,9 +92,9 @@ class Reference:
     def norm(self, name: str, x: Array) -> Array:
         weight = self.weights[f"{name}.weight"]
         if self.config.norm == "rmsnorm":
-            return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + (self.config.norm_epsilon or 1e-6)) * weight
         centred = x - x.mean(-1, keepdims=True)
-        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + (self.config.norm_epsilon or 1e-5))
         return centred / deviation * weight + self.weights[f"{name}.bias"]
 
     def sublayer(self, name: str, x: Array, block: Callable[[Array], Array]) -> Array:
@@ -78,13 +105,8 @@ class Reference:
     def feed_forward(self, name: str) -> Callable[[Array], Array]:
         def block(x: Array) -> Array:
             up = self.linear(f"{name}.up", x)
-            if self.config.activation == "relu":
-                inner = np.maximum(up, 0)
-            elif self.config.activation == "gelu":
-                inner = up * 0.5 * (1 + np.vectorize(math.erf)(up / math.sqrt(2)))
-            else:
-                gate = self.linear(f"{name}.gate", x)
-                inner = gate / (1 + np.exp(-gate)) * up
+            function, gated = PAPERS[self.config.activation]
+            inner = function(self.linear(f"{name}.gate", x)) * up if gated else function(up)
             return self.linear(f"{name}.down", inner)
 
         return block
@@ -107,12 +129,39 @@ class Reference:
                 out = np.zeros((len(x), d))
                 for t in range(len(x)):
                     seen = t + 1 if causal else len(context)
-                    weights = np.exp(q[t] @ k[:seen].T / math.sqrt(d))
+                    scores = q[t] @ k[:seen].T / (math.sqrt(d) if c.scale_attention else 1)
+                    if c.positions == "relative" and memory is None:
+                        side = name.partition(".")[0]
+                        scores = scores + [self.relative(side, t, s)[h] for s in range(seen)]
+                    weights = np.exp(scores - scores.max())
                     out[t] = weights / weights.sum() @ v[:seen]
                 heads.append(out)
             return self.linear(f"{name}.output", np.concatenate(heads, -1))
 
         return block
+
+
+def gelu(x: Array) -> Array:
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """Hendrycks & Gimpel 2016, section 2."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x: Array) -> Array:
+    return x / (1 + np.exp(-x))
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+PAPERS: dict[str, tuple[Callable[[Array], Array], bool]] = {
+    "relu": (relu, False), "gelu": (gelu, False), "gelu_tanh": (gelu_tanh, False), "silu": (silu, False),
+    "reglu": (relu, True), "geglu": (gelu, True), "geglu_tanh": (gelu_tanh, True), "swiglu": (silu, True),
+}  # fmt: skip
 
 
 def rotated(x: Array) -> Array:
@@ -126,11 +175,11 @@ def rotated(x: Array) -> Array:
 @pytest.mark.parametrize("config", CONFIGS)
 @torch.inference_mode()
 def test_logits_are_those_of_an_independent_implementation(config: ModelConfig) -> None:
-    target_vocab = VOCAB if config.tied_embeddings == "three" else VOCAB + 3
+    target_vocab = VOCAB if config.one_vocabulary else VOCAB + 3
     model = make_model(config, VOCAB, target_vocab)
-    lengths = (5, 7, 1)
+    lengths = (5, 17, 1)  # relative positions tell nothing apart from 10 on
     source, mask = make_source(*lengths)
-    target = torch.randint(0, target_vocab, (3, 6))
+    target = torch.randint(0, target_vocab, (3, 14))
     found = model(source, mask, target)
     reference = Reference(model)
     for row, length in enumerate(lengths):
@@ -144,26 +193,26 @@ def test_the_table_of_architectures_has_every_pair_of_settings() -> None:
         assert found == set(itertools.product(firsts, seconds)), f"{first} with {second}"
 
 
-@pytest.mark.parametrize(("tied", "matrices"), [("three", 1), ("two", 2), ("none", 3)])
+@pytest.mark.parametrize(("tied", "matrices"), [("three", 1), ("two", 2), ("inputs", 2), ("none", 3)])
 def test_tied_matrices_are_one_parameter(tied: str, matrices: int) -> None:
     model = make_model(make_config(tied_embeddings=tied))
     source, target = model.encoder.embedder.embedding.weight, model.decoder.embedder.embedding.weight
     assert len({id(source), id(target), id(model.output.weight)}) == matrices
-    assert (target is model.output.weight) == (tied != "none")
-    assert (source is target) == (tied == "three")
+    assert (target is model.output.weight) == (tied in ("three", "two"))
+    assert (source is target) == (tied in ("three", "inputs"))
     assert len([name for name, p in model.named_parameters() if p.shape == (VOCAB, 16)]) == matrices
 
 
-@pytest.mark.parametrize("tied", ["three", "two", "none"])
+@pytest.mark.parametrize("tied", ["three", "two", "inputs", "none"])
 def test_parameter_counts_by_part(tied: str) -> None:
-    model = make_model(make_config(tied_embeddings=tied, positions="learned"))
+    model = make_model(make_config(tied_embeddings=tied, positions="learned", output_bias=True))
     counts = model.parameter_counts()
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
-    assert counts["embeddings"] == {"three": 1, "two": 2, "none": 3}[tied] * VOCAB * 16
+    assert counts["embeddings"] == {"three": 1, "two": 2, "inputs": 2, "none": 3}[tied] * VOCAB * 16
     attention, feed_forward, norm = 4 * (16 * 16 + 16), 2 * 16 * 24 + 24 + 16, 2 * 16
     table = 64 * 16
     assert counts["encoder"] == attention + feed_forward + 3 * norm + table
-    assert counts["decoder"] == 2 * (2 * attention + feed_forward + 3 * norm) + norm + table
+    assert counts["decoder"] == 2 * (2 * attention + feed_forward + 3 * norm) + norm + table + VOCAB
 
 
 @pytest.mark.parametrize(("heads", "cross"), [(4, 1), (1, 4), (2, 2)])

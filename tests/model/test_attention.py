@@ -15,7 +15,7 @@ from pellucid.model.attention import Attention, causal_mask
 from pellucid.trace import AttentionEvent, Observer
 
 
-class Recorder:
+class Recorder(Observer):
     """Keeps every event."""
 
     def __init__(self) -> None:

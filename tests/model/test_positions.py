@@ -13,6 +13,7 @@ from pellucid.errors import LengthError
 from pellucid.model.positions import (
     LearnedPositions,
     NoPositions,
+    RelativePositions,
     RotaryPositions,
     SinusoidalPositions,
     make_positions,
@@ -126,3 +127,45 @@ def test_fixed_tables_are_no_parameters_and_not_saved(positions: str) -> None:
     assert list(scheme.buffers())
     assert not list(scheme.parameters())
     assert not scheme.state_dict()
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_relative_buckets_are_near_exact_then_shared_then_one(two_sided: bool) -> None:
+    scheme = RelativePositions(2, 32, 128, two_sided=two_sided)
+    distance = torch.arange(300)
+    past = scheme.bucket(-distance[:, None])[:, 0]
+    exact, last = (8, 15) if two_sided else (16, 31)
+    assert past[:exact].tolist() == list(range(exact))
+    assert (past.diff() >= 0).all()
+    assert past[127] == past[128] == past[299] == last
+    assert past[127 // 2] < last
+    later = scheme.bucket(distance[:, None])[:, 0]
+    if two_sided:
+        assert (later[1:] == past[1:] + 16).all()
+    else:
+        assert (later == 0).all()
+
+
+def test_relative_bias_of_a_step_is_the_last_row_of_the_whole() -> None:
+    scheme = RelativePositions(3, 8, 10, two_sided=False)
+    whole = scheme.bias(14)
+    assert whole.shape == (1, 3, 14, 14)
+    for t in range(14):
+        assert torch.equal(scheme.bias(1, t), whole[:, :, t : t + 1, : t + 1])
+    assert torch.equal(scheme.bias(4, 10), whole[:, :, 10:])
+    whole.sum().backward()
+    assert scheme.table.grad is not None
+    assert (scheme.table.grad[:7] != 0).all()
+
+
+@pytest.mark.parametrize("layout", ["halves", "fairseq"])
+def test_other_layouts_have_all_sines_first(layout: str) -> None:
+    config = make_config(sinusoidal_layout=layout, first_position=2)
+    found = make_positions(config).add(torch.zeros(1, 3, 16))[0]
+    for position in range(3):
+        for i in range(8):
+            angle = (position + 2) / 10000 ** (2 * i / 16 if layout == "halves" else i / 7)
+            assert found[position, i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert found[position, 8 + i].item() == pytest.approx(math.cos(angle), abs=1e-6)
+    grown = make_positions(config).add(torch.zeros(1, 2, 16), 1000)
+    assert torch.equal(grown[0, 0], sinusoidal_table(1002, 1, 16, layout)[0])

@@ -37,6 +37,8 @@ class Attention(nn.Module):
         hidden_size: M.
         num_heads: H.
         num_kv_heads: G.
+        head_size: D; M/H where it is not given.
+        scaled: whether scores are divided by √D.
         bias: whether the four projections have biases.
         dropout: on the weights, in training.
         use: which of the three uses this one serves; only named in what an observer is told.
@@ -49,15 +51,18 @@ class Attention(nn.Module):
         num_heads: int,
         num_kv_heads: int,
         *,
+        head_size: int | None = None,
+        scaled: bool = True,
         bias: bool = True,
         dropout: float = 0.0,
         use: AttentionUse,
         layer: int,
     ) -> None:
         super().__init__()
-        assert hidden_size % num_heads == 0 and num_heads % num_kv_heads == 0
+        assert (head_size is not None or hidden_size % num_heads == 0) and num_heads % num_kv_heads == 0
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_size = hidden_size // num_heads
+        self.head_size = head_size or hidden_size // num_heads
+        self.scaled = scaled
         self.dropout = dropout
         self.use: AttentionUse = use
         self.layer = layer
@@ -81,41 +86,53 @@ class Attention(nn.Module):
         value: Float[Tensor, "B G S D"],
         mask: Bool[Tensor, "#B 1 #T #S"] | None,
         observer: Observer | None = None,
+        bias: Float[Tensor, "1 H T S"] | None = None,
     ) -> Float[Tensor, "B T M"]:
-        """Attend, join the heads and project.
+        """Attend, join the heads and project; ``bias`` is added to the scaled scores.
 
         The fused kernel of PyTorch and the plain path give the same numbers (tested). The plain path runs when an
         observer looks inside, and in training on a CPU, where the fused one in bfloat16 took 3 to 5 times as long
         (benchmarks/NOTES.md).
         """
         if observer is not None:
-            heads = self._plain(query, key, value, mask, observer)
+            heads = self._plain(query, key, value, mask, observer, bias)
         elif self.training and query.device.type == "cpu":
             # In float32 also where the rest is bfloat16: bfloat16 products are compiled for every new shape of a batch,
             # and took about as long.
             with torch.autocast("cpu", enabled=False):
-                heads = self._plain(query.float(), key.float(), value.float(), mask, None)
+                heads = self._plain(query.float(), key.float(), value.float(), mask, None, bias)
         else:
             heads = F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
-                attn_mask=mask,
+                attn_mask=mask if bias is None else _biased_mask(bias.to(query.dtype), mask),
                 dropout_p=self.dropout if self.training else 0.0,
+                scale=None if self.scaled else 1.0,
                 enable_gqa=self.num_kv_heads != self.num_heads,
             )
         joined: Tensor = self.output(heads.transpose(1, 2).flatten(-2))
         return joined
 
     def _plain(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, observer: Observer | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        observer: Observer | None,
+        bias: Tensor | None,
     ) -> Tensor:
         rows, _, length, _ = query.shape
         # Query heads of one group are laid one after the other along the positions, so that they meet their shared
         # key/value head in one product and nothing is repeated.
         grouped = query.reshape(rows, self.num_kv_heads, -1, self.head_size)
         scores = grouped @ key.transpose(-1, -2)
-        scores = scores.view(rows, self.num_heads, length, -1) / math.sqrt(self.head_size)
+        scores = scores.view(rows, self.num_heads, length, -1)
+        if self.scaled:
+            scores = scores / math.sqrt(self.head_size)
+        if bias is not None:
+            scores = scores + bias
         allowed = scores if mask is None else scores.masked_fill(~mask, float("-inf"))
         weights = allowed.softmax(-1)
         if observer is not None:
@@ -135,6 +152,11 @@ class Attention(nn.Module):
             weights = F.dropout(weights, self.dropout)
         grouped = weights.to(value.dtype).view(rows, self.num_kv_heads, -1, key.shape[2]) @ value
         return grouped.view(rows, self.num_heads, length, self.head_size)
+
+
+def _biased_mask(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """What PyTorch's kernel adds to scores: the bias, and -inf where the mask forbids."""
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
 def _split(projected: Float[Tensor, "B T HD"], heads: int) -> Float[Tensor, "B H T D"]:

@@ -51,8 +51,8 @@ class Dropout(nn.Module):
 def make_norm(config: ModelConfig) -> nn.Module:
     """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019) over M."""
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.hidden_size, eps=1e-5)
-    return nn.RMSNorm(config.hidden_size, eps=1e-6)
+        return nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon or 1e-5)
+    return nn.RMSNorm(config.hidden_size, eps=config.norm_epsilon or 1e-6)
 
 
 class Sublayer(nn.Module):
@@ -75,25 +75,38 @@ class Sublayer(nn.Module):
         return y
 
 
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+# Gated ones by the function of their gate.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": F.silu,
+    "reglu": F.relu,
+    "geglu": F.gelu,
+    "geglu_tanh": _gelu_tanh,
+    "swiglu": F.silu,
+}
+
+
 class FeedForward(nn.Module):
-    """Position-wise feed-forward block: W₂·act(W₁x), or SwiGLU's W₂·(silu(W₁x) ⊙ W₃x) (Shazeer 2020)."""
+    """Position-wise feed-forward block: W₂·act(W₁x), or gated, W₂·(act(W₃x) ⊙ W₁x) (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = config.activation
+        self.activation = ACTIVATIONS[config.activation]
         self.up = nn.Linear(config.hidden_size, config.ff_size, bias=config.bias)
-        gated = config.activation == "swiglu"
-        self.gate = nn.Linear(config.hidden_size, config.ff_size, bias=config.bias) if gated else None
+        self.gate = nn.Linear(config.hidden_size, config.ff_size, bias=config.bias) if config.gated else None
         self.down = nn.Linear(config.ff_size, config.hidden_size, bias=config.bias)
         self.dropout = Dropout(config.ff_dropout)
 
     def forward(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
         """Each position by itself."""
         inner = self.up(x)
-        if self.gate is not None:
-            inner = F.silu(self.gate(x)) * inner
-        else:
-            inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner)
+        inner = self.activation(inner) if self.gate is None else self.activation(self.gate(x)) * inner
         outer: Tensor = self.down(self.dropout(inner))
         return outer
 
@@ -103,6 +116,8 @@ def _attention(config: ModelConfig, use: AttentionUse, layer: int) -> Attention:
         config.hidden_size,
         config.num_heads,
         config.cross_kv_heads if use == "cross" else config.self_kv_heads,
+        head_size=config.head_size,
+        scaled=config.scale_attention,
         bias=config.bias,
         dropout=config.attention_dropout,
         use=use,
@@ -125,14 +140,15 @@ class EncoderLayer(nn.Module):
         x: Float[Tensor, "B S M"],
         mask: Bool[Tensor, "B 1 1 S"],
         positions: NoPositions,
+        bias: Float[Tensor, "1 H S S"] | None,
         observer: Observer | None,
     ) -> Float[Tensor, "B S M"]:
-        """``mask`` is False on padding, which nothing attends to."""
+        """``mask`` is False on padding, which nothing attends to; ``bias`` is the position scheme's."""
 
         def attend(y: Tensor) -> Tensor:
             key, value = self.attention.keys_values(y)
             query = positions.rotate(self.attention.queries(y))
-            attended: Tensor = self.attention(query, positions.rotate(key), value, mask, observer)
+            attended: Tensor = self.attention(query, positions.rotate(key), value, mask, observer, bias)
             return attended
 
         x = self.attention_sublayer(x, attend)
@@ -160,6 +176,7 @@ class DecoderLayer(nn.Module):
         cross: tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]],
         cross_mask: Bool[Tensor, "B 1 1 S"],
         positions: NoPositions,
+        bias: Float[Tensor, "1 H T _"] | None,
         cache: KVCache | None,
         observer: Observer | None,
     ) -> Float[Tensor, "R T M"]:
@@ -171,6 +188,7 @@ class DecoderLayer(nn.Module):
             cross: this layer's keys and values of the source, one set per sentence.
             cross_mask: False on source padding.
             positions: the scheme, for rotation.
+            bias: what it adds to the scores of self-attention, over past and new positions.
             cache: holds the past positions; ``None`` = there are none (teacher forcing).
             observer: told about both attentions.
         """
@@ -181,7 +199,7 @@ class DecoderLayer(nn.Module):
             query, key = positions.rotate(self.attention.queries(y), start), positions.rotate(key, start)
             if cache is not None:
                 key, value = cache.append(self.layer, key, value)
-            attended: Tensor = self.attention(query, key, value, mask, observer)
+            attended: Tensor = self.attention(query, key, value, mask, observer, bias)
             return attended
 
         def attend_source(y: Tensor) -> Tensor:

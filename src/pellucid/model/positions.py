@@ -1,18 +1,19 @@
-"""How order enters the model: sinusoidal, learned, rotary, or not at all.
+"""How order enters the model: sinusoidal, learned, rotary, relative, or not at all.
 
-A scheme may act in two places: on the embeddings, once (``add``), or on queries and keys, in every layer (``rotate``).
-The stacks call both and never ask which scheme they have. ``start`` is the position of the first element: 0 for a whole
-sequence, the cache's length for a step.
+A scheme may act in three places: on the embeddings, once (``add``), on queries and keys, in every layer (``rotate``),
+or on the scores of self-attention, in every layer (``bias``). The stacks call all of them and never ask which scheme
+they have. ``start`` is the position of the first element: 0 for a whole sequence, the cache's length for a step.
 
-Shapes: B rows, T positions, M model size, H heads, D head size.
+Shapes: B rows, T positions, S key positions, M model size, H heads, D head size.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.config import ModelConfig
@@ -21,6 +22,7 @@ from pellucid.errors import LengthError
 __all__ = [
     "LearnedPositions",
     "NoPositions",
+    "RelativePositions",
     "RotaryPositions",
     "SinusoidalPositions",
     "make_positions",
@@ -46,22 +48,56 @@ class NoPositions(nn.Module):
                 "shorten or split it, or train with more model.max_positions or with positions: sinusoidal"
             )
 
+    def vectors(self, length: int, start: int = 0) -> Float[Tensor, "T M"] | None:
+        """What :meth:`add` adds to positions ``start`` …; ``None`` = nothing.
+
+        Raises:
+            LengthError: they go past a learned table.
+        """
+        return None
+
     def add(self, embedded: Float[Tensor, "B T M"], start: int = 0) -> Float[Tensor, "B T M"]:
-        """Add the positions' vectors to token embeddings, element by element."""
-        return embedded
+        """Add the positions' vectors to token embeddings, element by element.
+
+        Raises:
+            LengthError: the sequence goes past a learned table.
+        """
+        vectors = self.vectors(embedded.shape[1], start)
+        return embedded if vectors is None else embedded + vectors.to(embedded.dtype)
 
     def rotate(self, vectors: Float[Tensor, "B H T D"], start: int = 0) -> Float[Tensor, "B H T D"]:
         """Turn queries or keys by angles that depend on their positions."""
         return vectors
 
+    def bias(self, length: int, start: int = 0) -> Float[Tensor, "1 H T S"] | None:
+        """What is added to self-attention's scores of positions ``start`` … over all up to themselves' last."""
+        return None
 
-def sinusoidal_table(start: int, length: int, hidden_size: int) -> Float[Tensor, "T M"]:
+
+SinusoidalLayout = Literal["interleaved", "halves", "fairseq"]
+
+
+def sinusoidal_table(
+    start: int, length: int, hidden_size: int, layout: SinusoidalLayout = "interleaved"
+) -> Float[Tensor, "T M"]:
     """PE(pos, 2i) = sin(pos / 10000^(2i/M)), PE(pos, 2i+1) = cos(same) (Vaswani et al. 2017, section 3.5).
 
     Computed in float64, so that far positions keep their phase, and rounded to float32 once.
+
+    Args:
+        start, length: the positions.
+        hidden_size: M.
+        layout: ``interleaved`` as above; ``halves``: PE(pos, i) = sin(…), PE(pos, M/2 + i) = cos(…);
+            ``fairseq``: halves with pos / 10000^(i/(M/2 − 1)), in float32 throughout, as it was trained with.
     """
+    if layout == "fairseq":
+        frequency = torch.exp(torch.arange(hidden_size // 2).float() * -(math.log(10000.0) / (hidden_size // 2 - 1)))
+        angle = torch.arange(start, start + length).float()[:, None] * frequency
+        return torch.cat((angle.sin(), angle.cos()), 1)
     position = torch.arange(start, start + length, dtype=torch.float64)[:, None]
     frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float64) * (-math.log(10000.0) / hidden_size))
+    if layout == "halves":
+        return torch.cat((torch.sin(position * frequency), torch.cos(position * frequency)), 1).float()
     table = torch.empty(length, hidden_size, dtype=torch.float64)
     table[:, 0::2] = torch.sin(position * frequency)
     table[:, 1::2] = torch.cos(position * frequency)
@@ -69,21 +105,39 @@ def sinusoidal_table(start: int, length: int, hidden_size: int) -> Float[Tensor,
 
 
 class SinusoidalPositions(NoPositions):
-    """Fixed sines and cosines; a formula, so they go on past any length seen in training."""
+    """Fixed sines and cosines; a formula, so they go on past any length seen in training.
+
+    Args:
+        hidden_size: M.
+        layout: where sines and cosines stand.
+        first: number of the first position.
+        initial_length: positions computed ahead.
+    """
 
     table: Tensor
 
-    def __init__(self, hidden_size: int, initial_length: int = 256) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        layout: SinusoidalLayout = "interleaved",
+        first: int = 0,
+        initial_length: int = 256,
+    ) -> None:
         super().__init__()
-        self.register_buffer("table", sinusoidal_table(0, initial_length, hidden_size), persistent=False)
+        self.layout: SinusoidalLayout = layout
+        self.first = first
+        self.register_buffer("table", self._rows(initial_length, hidden_size), persistent=False)
 
-    def add(self, embedded: Float[Tensor, "B T M"], start: int = 0) -> Float[Tensor, "B T M"]:
-        """Add rows ``start`` … of the table, growing it where it is too short."""
-        end = start + embedded.shape[1]
+    def _rows(self, length: int, hidden_size: int) -> Tensor:
+        return sinusoidal_table(self.first, length, hidden_size, self.layout)
+
+    def vectors(self, length: int, start: int = 0) -> Float[Tensor, "T M"]:
+        """Rows ``start`` … of the table, which grows where it is too short."""
+        end = start + length
         if end > self.table.shape[0]:
             with torch.inference_mode(False):  # the table outlives this call: training may follow
-                self.table = sinusoidal_table(0, 2 * end, self.table.shape[1]).to(self.table)
-        return embedded + self.table[start:end].to(embedded.dtype)
+                self.table = self._rows(2 * end, self.table.shape[1]).to(self.table)
+        return self.table[start:end]
 
 
 class LearnedPositions(NoPositions):
@@ -95,15 +149,15 @@ class LearnedPositions(NoPositions):
         self.table = nn.Parameter(torch.empty(max_length, hidden_size))
         nn.init.normal_(self.table, std=hidden_size**-0.5)
 
-    def add(self, embedded: Float[Tensor, "B T M"], start: int = 0) -> Float[Tensor, "B T M"]:
-        """Add rows ``start`` … of the table.
+    def vectors(self, length: int, start: int = 0) -> Float[Tensor, "T M"]:
+        """Rows ``start`` … of the table.
 
         Raises:
-            LengthError: the sequence goes past the table.
+            LengthError: they go past it.
         """
-        end = start + embedded.shape[1]
+        end = start + length
         self.check(end)
-        return embedded + self.table[start:end].to(embedded.dtype)
+        return self.table[start:end]
 
 
 class RotaryPositions(NoPositions):
@@ -136,14 +190,60 @@ class RotaryPositions(NoPositions):
         return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
-def make_positions(config: ModelConfig) -> NoPositions:
-    """The scheme that ``config.positions`` names."""
+class RelativePositions(NoPositions):
+    """A learned number for each head and distance, added to scores (Raffel et al. 2020, section 2.1).
+
+    Near distances have a bucket each; from half of the buckets on, ever more distances share one, and all from
+    ``max_distance`` on the last. All layers of a stack share the table.
+
+    Args:
+        num_heads: H.
+        buckets: distances told apart.
+        max_distance: see above.
+        two_sided: positions also attend to later ones (the encoder): half of the buckets is for these.
+    """
+
+    def __init__(self, num_heads: int, buckets: int, max_distance: int, *, two_sided: bool) -> None:
+        super().__init__()
+        self.buckets, self.max_distance, self.two_sided = buckets, max_distance, two_sided
+        self.table = nn.Parameter(torch.empty(buckets, num_heads))
+        nn.init.normal_(self.table, std=0.1)
+
+    def bias(self, length: int, start: int = 0) -> Float[Tensor, "1 H T S"]:
+        """The table's numbers for each query of ``start`` … and each key from 0 to the last query."""
+        device = self.table.device
+        query = torch.arange(start, start + length, device=device)[:, None]
+        key = torch.arange(start + length, device=device)[None]
+        return self.table[self.bucket(key - query)].permute(2, 0, 1)[None]
+
+    def bucket(self, offset: Int[Tensor, "T S"]) -> Int[Tensor, "T S"]:
+        """The bucket of each key position − query position."""
+        buckets, first = self.buckets, torch.zeros_like(offset)
+        if self.two_sided:
+            buckets //= 2
+            first = (offset > 0) * buckets
+            distance = offset.abs()
+        else:
+            distance = (-offset).clamp(min=0)
+        exact = buckets // 2
+        # In float32 and in this order: another rounding would put the distances at a bucket's edge into the next one.
+        far = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (buckets - exact)
+        shared = (exact + far.long()).clamp(max=buckets - 1)
+        return first + torch.where(distance < exact, distance, shared)
+
+
+def make_positions(config: ModelConfig, *, two_sided: bool = True) -> NoPositions:
+    """The scheme that ``config.positions`` names, for a stack that sees both sides (the encoder) or only the past."""
     match config.positions:
         case "sinusoidal":
-            return SinusoidalPositions(config.hidden_size)
+            return SinusoidalPositions(config.hidden_size, config.sinusoidal_layout, config.first_position)
         case "learned":
             return LearnedPositions(config.max_positions, config.hidden_size)
         case "rotary":
             return RotaryPositions(config.head_size)
+        case "relative":
+            return RelativePositions(
+                config.num_heads, config.relative_buckets, config.relative_max_distance, two_sided=two_sided
+            )
         case "none":
             return NoPositions()

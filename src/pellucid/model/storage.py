@@ -139,9 +139,10 @@ def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder:
         raise ModelFolderError(f"{folder / CONFIG_FILE}: the entry {error} is missing") from None
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ModelFolderError(f"{folder / CONFIG_FILE}: vocabulary sizes must be positive whole numbers, not {sizes}")
-    if config.tied_embeddings == "three" and len(set(sizes)) > 1:
+    if config.one_vocabulary and len(set(sizes)) > 1:
         raise ModelFolderError(
-            f"{folder / CONFIG_FILE}: tied_embeddings: three means one vocabulary, not two of {sizes[0]} and {sizes[1]}"
+            f"{folder / CONFIG_FILE}: tied_embeddings: {config.tied_embeddings} means one vocabulary, "
+            f"not two of {sizes[0]} and {sizes[1]}"
         )
     with torch.random.fork_rng(devices=[]):  # loading a model must not move the caller's random numbers
         return EncoderDecoder(config, *sizes)

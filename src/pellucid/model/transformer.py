@@ -7,7 +7,7 @@ T target, M model size, V vocabulary. Masks are boolean, True = a real token.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,30 +18,50 @@ from pellucid.model.attention import causal_mask
 from pellucid.model.cache import KVCache
 from pellucid.model.layers import DecoderLayer, Dropout, EncoderLayer, make_norm
 from pellucid.model.positions import make_positions
-from pellucid.trace import Observer
+from pellucid.trace import EmbeddingEvent, Observer
 
 __all__ = ["Decoder", "Encoder", "EncoderDecoder"]
 
 
 class Embedder(nn.Module):
-    """Token embedding · scale + position (element by element), then dropout."""
+    """Token embedding · scale + position (element by element), a norm if there is one, then dropout."""
 
-    def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
+    def __init__(self, config: ModelConfig, embedding: nn.Embedding, *, two_sided: bool) -> None:
         super().__init__()
+        self.use: Literal["encoder", "decoder"] = "encoder" if two_sided else "decoder"
         self.embedding = embedding
-        self.positions = make_positions(config)
+        self.positions = make_positions(config, two_sided=two_sided)
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
+        self.norm = make_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Int[Tensor, "B T"], start: int = 0) -> Float[Tensor, "B T M"]:
+    def forward(
+        self, tokens: Int[Tensor, "B T"], start: int = 0, observer: Observer | None = None
+    ) -> Float[Tensor, "B T M"]:
         """Embed tokens that stand at positions ``start`` and after.
 
         Raises:
             LengthError: they go past a learned table; raised before anything is computed.
         """
         self.positions.check(start + tokens.shape[1])
-        embedded: Tensor = self.dropout(self.positions.add(self.embedding(tokens) * self.scale, start))
-        return embedded
+        embedded = self.embedding(tokens)
+        summed = self.positions.add(embedded * self.scale, start)
+        dropped: Tensor = self.dropout(self.norm(summed))
+        if observer is not None:
+            vectors = self.positions.vectors(tokens.shape[1], start)
+            observer.embedding(
+                EmbeddingEvent(
+                    self.use,
+                    start,
+                    tokens,
+                    embedded.detach(),
+                    self.scale,
+                    None if vectors is None else vectors.detach(),
+                    summed.detach(),
+                    dropped.detach(),
+                )
+            )
+        return dropped
 
 
 class Encoder(nn.Module):
@@ -49,7 +69,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.embedder = Embedder(config, embedding)
+        self.embedder = Embedder(config, embedding, two_sided=True)
         self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.encoder_layers))
         self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
 
@@ -57,22 +77,31 @@ class Encoder(nn.Module):
         self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"], observer: Observer | None = None
     ) -> Float[Tensor, "B S M"]:
         """States of the source; what stands at padding is meaningless and attended by nobody."""
-        x = self.embedder(source)
+        x = self.embedder(source, 0, observer)
         mask = source_mask[:, None, None, :]
+        positions = self.embedder.positions
+        bias = positions.bias(source.shape[1])
         for layer in self.layers:
-            x = layer(x, mask, self.embedder.positions, observer)
+            x = layer(x, mask, positions, bias, observer)
         states: Tensor = self.norm(x)
         return states
 
 
 class Decoder(nn.Module):
-    """Writes the target: causal self-attention, and cross-attention to the encoder's states."""
+    """Writes the target: causal self-attention, and cross-attention to the encoder's states.
+
+    Attributes:
+        causal: whether a position sees only itself and what stands before it. False is for showing what the mask is for;
+            steps through a cache are not affected, there is nothing behind them.
+    """
 
     def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.embedder = Embedder(config, embedding)
+        self.causal = True
+        self.embedder = Embedder(config, embedding, two_sided=False)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.decoder_layers))
         self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.divisor = math.sqrt(config.hidden_size) if config.scale_output else 1.0
 
     def source_keys_values(self, memory: Float[Tensor, "B S M"]) -> list[tuple[Tensor, Tensor]]:
         """Each layer's cross-attention keys and values [B, G, S, D] of the encoder's states."""
@@ -88,15 +117,17 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "R T M"]:
         """States of T new positions, behind those that ``cache`` holds; the cache is advanced by T."""
         start = 0 if cache is None else cache.length
-        x = self.embedder(tokens, start)
+        x = self.embedder(tokens, start, observer)
         new = tokens.shape[1]
-        mask = None if new == 1 else causal_mask(new, start, tokens.device)
+        mask = None if new == 1 or not self.causal else causal_mask(new, start, tokens.device)
+        positions = self.embedder.positions
+        bias = positions.bias(new, start)
         for layer, keys_values in zip(self.layers, cross, strict=True):
-            x = layer(x, mask, keys_values, cross_mask, self.embedder.positions, cache, observer)
+            x = layer(x, mask, keys_values, cross_mask, positions, bias, cache, observer)
         if cache is not None:
             cache.advance(new)
         states: Tensor = self.norm(x)
-        return states
+        return states if self.divisor == 1.0 else states / self.divisor
 
 
 class EncoderDecoder(nn.Module):
@@ -105,7 +136,7 @@ class EncoderDecoder(nn.Module):
     Args:
         config: the architecture.
         source_vocab_size: V of the source side.
-        target_vocab_size: V of the target side; must equal the source's where all three matrices are tied.
+        target_vocab_size: V of the target side; must equal the source's where the two sides share a matrix.
     """
 
     def __init__(self, config: ModelConfig, source_vocab_size: int, target_vocab_size: int) -> None:
@@ -113,14 +144,14 @@ class EncoderDecoder(nn.Module):
         self.config = config
         self.source_vocab_size, self.target_vocab_size = source_vocab_size, target_vocab_size
         tied = config.tied_embeddings
-        assert tied != "three" or source_vocab_size == target_vocab_size
+        assert not config.one_vocabulary or source_vocab_size == target_vocab_size
         source = nn.Embedding(source_vocab_size, config.hidden_size)
-        target = source if tied == "three" else nn.Embedding(target_vocab_size, config.hidden_size)
+        target = source if config.one_vocabulary else nn.Embedding(target_vocab_size, config.hidden_size)
         self.encoder = Encoder(config, source)
         self.decoder = Decoder(config, target)
-        self.output = nn.Linear(config.hidden_size, target_vocab_size, bias=False)
+        self.output = nn.Linear(config.hidden_size, target_vocab_size, bias=config.output_bias)
         self._initialise()
-        if tied != "none":
+        if tied in ("three", "two"):
             self.output.weight = target.weight
 
     def _initialise(self) -> None:
@@ -189,10 +220,10 @@ class EncoderDecoder(nn.Module):
 
     @torch.no_grad()
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters by part; what is tied is counted once, under embeddings."""
+        """Parameters by part; what is tied is counted once, under embeddings, the logits' bias under decoder."""
         embeddings = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} | {id(self.output.weight)}
         counts = {"embeddings": 0, "encoder": 0, "decoder": 0}
         for name, parameter in self.named_parameters():
             part = "embeddings" if id(parameter) in embeddings else name.split(".")[0]
-            counts[part] += parameter.numel()
+            counts["decoder" if part == "output" else part] += parameter.numel()
         return counts

@@ -1,0 +1,1 @@
+"""Models that others made, and models for others: reading and writing foreign checkpoints."""

@@ -1,0 +1,71 @@
+"""BART, mBART and mBART-50: learned positions from row 2 on, a norm on the embeddings; mBART is pre-norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pellucid.config import ModelConfig
+from pellucid.interop.huggingface.family import FAIRSEQ_EMBEDDINGS, Family, fairseq_rows, fairseq_settings
+from pellucid.interop.huggingface.table import POSITION_ROWS, ROW_VECTOR, Row
+
+__all__ = ["BART", "MBART"]
+
+_DEFAULTS = {
+    "d_model": 1024,
+    "encoder_layers": 12,
+    "decoder_layers": 12,
+    "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16,
+    "encoder_ffn_dim": 4096,
+    "decoder_ffn_dim": 4096,
+    "activation_function": "gelu",
+    "scale_embedding": False,
+    "max_position_embeddings": 1024,
+}
+
+
+def _settings(config: Mapping[str, Any], norm_placement: str) -> dict[str, Any]:
+    return fairseq_settings(
+        config,
+        _DEFAULTS,
+        norm_placement=norm_placement,
+        positions="learned",
+        max_positions=config.get("max_position_embeddings", _DEFAULTS["max_position_embeddings"]),
+        embedding_norm=True,
+        output_bias=True,
+    )
+
+
+def _bart_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _settings(config, "post")
+
+
+def _mbart_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _settings(config, "pre")
+
+
+def _rows(config: ModelConfig) -> list[Row]:
+    tables = [
+        Row(f"{side}.embedder.positions.table", (f"model.{side}.embed_positions.weight",), POSITION_ROWS)
+        for side in ("encoder", "decoder")
+    ]
+    return [*fairseq_rows(config), *tables, Row("output.bias", ("final_logits_bias",), ROW_VECTOR, optional=True)]
+
+
+BART = Family(
+    model_types=("bart",),
+    title="BART",
+    settings=_bart_settings,
+    embeddings=FAIRSEQ_EMBEDDINGS,
+    rows=_rows,
+    ignored=(r"(model\.)?(encoder|decoder)\.version",),
+)
+MBART = Family(
+    model_types=("mbart",),
+    title="mBART, mBART-50",
+    settings=_mbart_settings,
+    embeddings=FAIRSEQ_EMBEDDINGS,
+    rows=_rows,
+    ignored=(r"(model\.)?(encoder|decoder)\.version",),
+)
