@@ -1,0 +1,153 @@
+"""``pellucid check``: the decoding contract on any model, as a table of what holds.
+
+Knows nothing of what is checked; asks for sources, runs the checks and shows what they say.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.commands import options
+from pellucid.commands.terminal import open_reporter, to_json
+
+__all__ = ["check"]
+
+BROKEN = 1
+MARKS = {True: "holds", False: "FAILS", None: "-"}
+HEAD = ("item", "what", "", "worst", "allowed", "checked")
+
+
+def check(
+    model: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
+    ],
+    input: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="Sources to check with, one text a line; default: what the run folder kept, else made up.",
+            show_default=False,
+        ),
+    ] = None,
+    sentences: Annotated[
+        int, typer.Option("--sentences", "-n", metavar="N", min=2, help="Sources to use at most; 8 is quick.")
+    ] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+) -> None:
+    """Check the decoding contract on a model.
+
+    Twelve promises of every way of generating: one parallel pass equals token by token, the cache changes nothing, a
+    sentence does not depend on its batch, a beam of 1 is greedy, scores are forced scores, a wide beam is exhaustive,
+    stopping is exact, the model decides the length, cache bytes, masks, positions, tracing, and the same again. The
+    sources are taken from beginning, middle and end of the file.
+
+    For each: whether it holds, the worst deviation in units of the largest logit, what is allowed, and how much was
+    looked at. Where outputs differ because two choices were closer than 1e-5, the near-tie is listed. Exit status 1 if
+    something does not hold. A small model takes up to a minute.
+    """
+    from pellucid.commands.reading import open_model
+    from pellucid.contract.model_way import ModelWay
+    from pellucid.contract.results import NEAR_TIE
+    from pellucid.contract.run import CHECKS
+    from pellucid.contract.run import check as run_checks
+
+    translator = open_model(model, device, threads)
+    sources, origin = _sources(translator, model, input, sentences)
+    results = []
+    with open_reporter() as reporter:
+        for result in run_checks(ModelWay(translator), sources):
+            results.append(result)
+            reporter.progress("checking", len(results), CHECKS)
+    failed = any(result.holds is False for result in results)
+    if as_json:
+        facts = {
+            "model": str(translator.folder or model),
+            "sources": len(sources),
+            "origin": origin,
+            "near_tie": NEAR_TIE,
+            "holds": not failed,
+            "results": [_finite(asdict(result)) for result in results],
+        }
+        typer.echo(to_json(facts, indent=2))
+    else:
+        _show(results, f"{len(sources)} sources: {origin}")
+    if failed:
+        raise typer.Exit(BROKEN)
+
+
+def _sources(translator: Any, model: str, path: str | None, wanted: int) -> tuple[list[str], str]:
+    """Sources, and where they are from."""
+    from pellucid.contract.sources import kept_sources, spread, synthetic_sources
+    from pellucid.data.lines import STDIN, check_file, read_lines
+    from pellucid.errors import DataError
+
+    tokenizer = translator.source_tokenizer
+    if path is not None:
+        if path != STDIN:
+            check_file(Path(path))
+        sources = spread(read_lines(path), tokenizer, wanted)
+        if not sources:
+            raise DataError("no text to check with: every line is blank or longer than 100 tokens", path=path)
+        return sources, "standard input" if path == STDIN else path
+    sources = spread(kept_sources(Path(model)), tokenizer, wanted)
+    if sources:
+        return sources, "kept in the run folder"
+    sources = synthetic_sources(tokenizer, wanted)
+    if not sources:
+        raise DataError("no sources could be made from this model's vocabulary: give some with --input", path=model)
+    return sources, "random words of the model's vocabulary"
+
+
+def _show(results: Sequence[Any], title: str) -> None:
+    """A table on a terminal, aligned lines anywhere else; below it what does not hold, and the near-ties."""
+    rows = [_row(result) for result in results]
+    typer.echo(title)
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*HEAD)
+        for result, row in zip(results, rows, strict=True):
+            table.add_row(*row, style="bold red" if result.holds is False else None)
+        Console(emoji=False, markup=False, highlight=False).print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
+        for row in (HEAD, *rows):
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in _notes(results):
+        typer.echo(line)
+
+
+def _row(result: Any) -> tuple[str, ...]:
+    worst = "" if result.worst is None else f"{result.worst:.1e}"
+    allowed = "" if result.tolerance is None else f"{result.tolerance:g}"
+    return str(result.item), result.name, MARKS[result.holds], worst, allowed, result.checked
+
+
+def _notes(results: Sequence[Any]) -> Iterator[str]:
+    for result in results:
+        if result.detail:
+            yield f"{result.item} {result.name}: {result.detail}"
+        for tie in result.near_ties:
+            yield f"{result.item} {result.name}: near-tie, {tie}"
+    failed = [result for result in results if result.holds is False]
+    held = sum(result.holds is True for result in results)
+    yield f"{held} of {held + len(failed)} hold" + (
+        f"; broken: {', '.join(sorted({str(result.item) for result in failed}, key=int))}" if failed else ""
+    )
+
+
+def _finite(facts: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: a deviation without a number is a text."""
+    worst = facts["worst"]
+    return {**facts, "worst": str(worst) if worst is not None and worst == float("inf") else worst}
