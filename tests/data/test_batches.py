@@ -15,7 +15,9 @@ from pellucid.config import TokenizerConfig
 from pellucid.data.batches import Batch, BatchStream, collate, padded_length, plan_epoch
 from pellucid.data.corpus import Pair
 from pellucid.data.dataset import TokenDataset, open_texts, open_tokens
+from pellucid.data.punctuation import without_final_punctuation
 from pellucid.data.report import CorpusReport
+from pellucid.data.text import TextRules
 from pellucid.data.tokenizer import train_tokenizers
 from pellucid.data.tokenizer_kinds import SentencePieceTokenizer, Tokenizer
 
@@ -28,11 +30,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
     return _dataset(tmp_path_factory.mktemp("cache"))
 
 
-def _dataset(folder: Path, limits: tuple[int, int, float] = (256, 256, 9.0)) -> TokenDataset:
-    pairs = [Pair(source, target, line) for line, (source, target) in enumerate(PAIRS, start=1)]
-    texts = open_texts(folder / "texts", "k", lambda: pairs, CorpusReport("train"))
+@pytest.fixture(scope="module")
+def punctuated(tmp_path_factory: pytest.TempPathFactory) -> TokenDataset:
+    return _dataset(tmp_path_factory.mktemp("cache"), pairs=[(f"{x}.", f"{y}!") for x, y in PAIRS[:-9]] + PAIRS[-9:])
+
+
+def _dataset(
+    folder: Path,
+    limits: tuple[int, int, float] = (256, 256, 9.0),
+    pairs: list[tuple[str, str]] = PAIRS,
+    rules: TextRules | None = None,
+) -> TokenDataset:
+    read = [Pair(source, target, line) for line, (source, target) in enumerate(pairs, start=1)]
+    texts = open_texts(folder / "texts", "k", lambda: read, CorpusReport("train"))
     rows = range(len(texts))
-    return open_tokens(folder / "tokens", texts, rows, (TOKENIZER, TOKENIZER), limits, CorpusReport("train"))
+    tokenizers = TOKENIZER, TOKENIZER
+    return open_tokens(folder / "tokens", texts, rows, tokenizers, limits, CorpusReport("train"), rules=rules)
 
 
 def _take(stream: BatchStream, count: int) -> list[tuple[int, int, list[int], Any, Any]]:
@@ -222,31 +235,34 @@ def test_a_batch_holds_its_pairs(dataset: TokenDataset) -> None:
         assert batch.target_in.shape[1] * len(batch.indices) <= 200
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.2])
+@pytest.mark.parametrize(("alpha", "drop"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.2, 0.5)])
 @settings(max_examples=20)
 @given(st.data())
-def test_a_stream_started_anywhere_is_the_undisturbed_one(dataset: TokenDataset, alpha: float, data: Any) -> None:
+def test_a_stream_started_anywhere_is_the_undisturbed_one(
+    punctuated: TokenDataset, alpha: float, drop: float, data: Any
+) -> None:
     def stream(epoch: int = 0, batch: int = 0) -> BatchStream:
         return BatchStream(
-            dataset,
+            punctuated,
             batch_tokens=200,
             seed=3,
             epoch=epoch,
             batch=batch,
             sampling_alpha=alpha,
+            drop_final_punctuation=drop,
             source_tokenizer=TOKENIZER,
             target_tokenizer=TOKENIZER,
         )
 
     count = stream().batches_per_epoch
-    undisturbed = UNDISTURBED.setdefault(alpha, _take(stream(), 3 * count))
+    undisturbed = UNDISTURBED.setdefault((alpha, drop), _take(stream(), 3 * count))
     start = data.draw(st.integers(0, 2 * count))
     epoch, number, *_ = undisturbed[start]
     assert _take(stream(epoch, number), 4) == undisturbed[start : start + 4]
     assert _take(stream(epoch, number + 1), 4) == undisturbed[start + 1 : start + 5]
 
 
-UNDISTURBED: dict[float, list[Any]] = {}
+UNDISTURBED: dict[tuple[float, float], list[Any]] = {}
 
 
 def test_one_past_the_last_batch_is_the_next_epoch(dataset: TokenDataset) -> None:
@@ -267,6 +283,8 @@ def test_positions_that_do_not_exist_and_missing_parts_are_refused(dataset: Toke
             BatchStream(dataset, batch_tokens=200, seed=3, epoch=epoch, batch=batch)
     with pytest.raises(ValueError, match="needs both tokenizers"):
         BatchStream(dataset, batch_tokens=200, seed=3, sampling_alpha=0.1, source_tokenizer=TOKENIZER)
+    with pytest.raises(ValueError, match="needs the source tokenizer"):
+        BatchStream(dataset, batch_tokens=200, seed=3, drop_final_punctuation=0.1)
     empty = open_tokens(tmp_path, dataset.texts, [], (TOKENIZER, TOKENIZER), (9, 9, 9.0), CorpusReport("x"))
     with pytest.raises(ValueError, match="at least one pair"):
         BatchStream(empty, batch_tokens=200, seed=3)
@@ -333,3 +351,64 @@ def test_a_sampled_segmentation_over_the_limit_is_replaced_by_the_best(tmp_path:
     assert max(len(target) for _, target in sampled.values()) <= longest
     assert any(source != [*limited.source(index).tolist(), 3] for index, (source, _) in sampled.items())
     assert isinstance(TOKENIZER, SentencePieceTokenizer)
+
+
+# --- final punctuation --------------------------------------------------------------------------------------------
+
+
+def _dropped(dataset: TokenDataset, share: float, budget: int = 200, seed: int = 3, epoch: int = 0) -> dict[int, bool]:
+    """For each pair, whether its source came without final punctuation; it, and the target, must be nothing else."""
+    stream = BatchStream(
+        dataset,
+        batch_tokens=budget,
+        seed=seed,
+        epoch=epoch,
+        drop_final_punctuation=share,
+        source_tokenizer=TOKENIZER,
+    )
+    found = {}
+    for _, _, batch in itertools.islice(stream, stream.batches_per_epoch):
+        for row, index in enumerate(batch.indices):
+            whole = dataset.read_pair(index)[0]
+            source = batch.source[row][batch.source_mask[row]].tolist()
+            choices = [[*TOKENIZER.encode(text), 3] for text in (whole, without_final_punctuation(whole))]
+            assert source in choices
+            found[index] = source != choices[0]
+            assert batch.target_out[row][batch.target_mask[row]].tolist() == [*dataset.target(index).tolist(), 3]
+    assert len(found) == len(dataset)
+    return found
+
+
+def test_final_punctuation_is_dropped_by_seed_epoch_and_pair(punctuated: TokenDataset) -> None:
+    first = _dropped(punctuated, 0.5)
+    assert first == _dropped(punctuated, 0.5, budget=900)  # whatever is in the batch with it
+    assert first != _dropped(punctuated, 0.5, epoch=1)
+    assert first != _dropped(punctuated, 0.5, seed=4)
+    assert 25 < sum(first.values()) < 56  # of 81 that have any
+    assert not any(first[index] for index in range(81, 90))
+
+
+def test_none_or_all_are_dropped_at_the_ends_of_the_range(punctuated: TokenDataset) -> None:
+    assert not any(_dropped(punctuated, 0.0).values())
+    assert sum(_dropped(punctuated, 1.0).values()) == 81
+
+
+def test_a_source_of_nothing_else_stays(tmp_path: Path) -> None:
+    assert not any(_dropped(_dataset(tmp_path, pairs=[("...", "dots"), ("!", "!")]), 1.0).values())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2])
+def test_drawn_texts_go_through_the_rules_as_the_stored_tokens_did(tmp_path: Path, alpha: float) -> None:
+    dataset = _dataset(tmp_path, pairs=[("the 頭髮.", "die Haare.")], rules=TextRules("simplified"))
+    stored = TOKENIZER.decode(dataset.source(0).tolist())
+    stream = BatchStream(
+        dataset,
+        batch_tokens=200,
+        seed=3,
+        sampling_alpha=alpha,
+        drop_final_punctuation=1.0,
+        source_tokenizer=TOKENIZER,
+        target_tokenizer=TOKENIZER,
+    )
+    _, _, batch = next(stream)
+    assert (stored, TOKENIZER.decode(batch.source[0].tolist())) == ("the 头发.", "the 头发")

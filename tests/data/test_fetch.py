@@ -15,6 +15,7 @@ import pytest
 from pellucid.config import CorpusConfig
 from pellucid.data.corpus import read_pairs
 from pellucid.data.fetch import CORPORA, fetch
+from pellucid.data.punctuation import letters_key
 from pellucid.errors import DataError
 
 G2P = CORPORA["g2p"].files
@@ -214,7 +215,9 @@ def test_tatoeba_is_turned_and_divided(server: Server, tmp_path: Path) -> None:
     assert all(row[2].startswith("CC-BY") and row[0][-1] in "。！" for part in parts.values() for row in part)
     for side in (0, 1):
         assert not {row[side] for row in parts["dev"]} & {row[side] for row in parts["train"]}
-    assert len({row[0] for row in parts["dev"]}) == len(parts["dev"])
+        # Nor the same text with other punctuation: 我有1只猫！ beside 我有1只猫。
+        assert not {letters_key(row[side]) for row in parts["dev"]} & {letters_key(row[side]) for row in parts["train"]}
+    assert len({letters_key(row[0]) for row in parts["dev"]}) == len(parts["dev"])
     first = next(read_pairs(CorpusConfig(path="train.tsv"), place))
     assert first.source.startswith("我有")
     before = (place / "dev.tsv").read_bytes()

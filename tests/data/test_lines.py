@@ -7,6 +7,7 @@ import lzma
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import data_cases
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid.data import lines
-from pellucid.data.lines import check_file, file_digest, read_lines
+from pellucid.data.lines import byte_lines, check_file, file_digest, read_lines
 from pellucid.errors import DataError, MissingExtraError
 
 
@@ -227,3 +228,39 @@ def test_file_digest_is_sha256_of_the_bytes_on_disk(tmp_path: Path, monkeypatch:
     path = tmp_path / "text"
     path.write_bytes(b"0123456789abc")
     assert file_digest(path) == hashlib.sha256(b"0123456789abc").hexdigest()
+
+
+@pytest.mark.parametrize("packing", [*data_cases.PACKERS, "stdin"])
+@pytest.mark.parametrize("first", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_line_beyond_the_limit_is_cut_behind_it_and_the_next_is_whole(
+    packing: str, first: bytes, end: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "_CHUNK", 7)
+    for size in range(9, 40):
+        for filling in (b"x", b"\r"):
+            content = first + filling * size + end + b"x" * 10 + end + b"last"
+            if packing == "stdin":
+                _stdin(monkeypatch, content)
+                path: str | Path = "-"
+            else:
+                path = tmp_path / f"text{packing}"
+                Path(path).write_bytes(data_cases.PACKERS[packing](content))
+            found, *rest = byte_lines(path, 10)
+            assert rest == [b"x" * 10, b"last"]
+            whole = size - (filling + end == b"\r\n")  # the last of them belongs to the line's end
+            assert len(found) == whole or 10 < len(found) < min(20, whole), (size, filling)
+
+
+def test_one_huge_line_takes_little_memory() -> None:
+    import tracemalloc
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(300):
+            yield b"x" * (1 << 16)
+        yield b"\nlast"
+
+    tracemalloc.start()
+    assert [len(line) for line in lines._split(chunks(), 1000)] == [1000, 4]
+    assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    tracemalloc.stop()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import data_cases
 import pytest
 
 from pellucid.config import Config, parse_config
+from pellucid.data import chinese
 from pellucid.data import prepare as module
 from pellucid.data.corpus import Pair
 from pellucid.data.dataset import open_texts
 from pellucid.data.prepare import PreparedData, holdout_rows, prepare
 from pellucid.data.report import CorpusReport
 from pellucid.data.script import looks_swapped, profile, similarity
+from pellucid.data.text import TextRules, markers
+from pellucid.data.tokenizer import load_rules
 from pellucid.data.tokenizer_kinds import UNK, SymbolTokenizer
-from pellucid.errors import ConfigError, DataError, TokenizerError
+from pellucid.errors import ConfigError, DataError, MissingExtraError, TokenizerError
 
 TRAIN = data_cases.sentence_pairs(300)
 DEV = data_cases.sentence_pairs(30, start=400)
@@ -105,6 +109,37 @@ def test_kinds_by_side(tmp_path: Path) -> None:
     assert data.train.target_lengths.tolist() == [3, 3, 3, 4, 4, 2]
     assert data.dev_references == ["A B C", "B C A"]
     assert isinstance(data.target_tokenizer, SymbolTokenizer)
+
+
+def test_text_goes_through_the_rules_on_its_way_to_the_tokenizers(tmp_path: Path) -> None:
+    pairs = [(f"我愛{n}隻貓。", f"I love {n} cats.") for n in range(40)] + [("头发", "hair"), ("7", "seven")]
+    data_cases.write_tsv(tmp_path / "train.tsv", pairs)
+    data_cases.write_tsv(tmp_path / "dev.tsv", [("我爱77只猫", "I love 77 cats"), ("我愛7隻貓", "I love seven cats")])
+    settings = dict(joint=False, placeholders=["number"], byte_fallback=False, vocab_size=60)
+    data = prepare(_config(tmp_path, **settings, source_script="simplified"), tmp_path / "run")
+    assert data.rules == load_rules(tmp_path / "run" / "tokenizer") == TextRules("simplified", "none", ("number",))
+    (number, *_) = markers(["number"])
+    decode = data.source_tokenizer.decode
+    assert decode(data.train.source(3).tolist()) == f"我爱{number}只猫。"
+    assert data.target_tokenizer.decode(data.train.target(3).tolist()) == f"I love {number} cats."
+    # Both scripts are the same, and only what both sides have is replaced.
+    assert decode(data.dev.source(0).tolist()) == f"我爱{number}只猫"
+    assert decode(data.dev.source(1).tolist()) == "我爱7只猫"
+    # The vocabulary was learned from the text as read; what people see is the text as written.
+    assert not data.source_tokenizer.unknown("爱只猫头发") and data.source_tokenizer.unknown("愛") == ["愛"]
+    assert data.dev_sources == ["我爱77只猫", "我愛7隻貓"]
+    # Other rules are other tokens.
+    other = prepare(_config(tmp_path, data={"max_unknown": 0.5}, **settings), tmp_path / "run")
+    assert other.train.key != data.train.key
+
+
+def test_without_opencc_nothing_begins(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opencc", None)
+    chinese._opencc.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"pip install 'pellucid\[chinese\]'$"):
+        prepare(_config(text, source_script="simplified"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    chinese._opencc.cache_clear()
 
 
 def test_progress_names_what_is_done(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import sys
 from collections import Counter
 
 import data_cases
@@ -101,6 +102,17 @@ def test_byte_fallback_spells_any_text(words: list[str]) -> None:
 IDENTITY = _train(normalization="identity")
 
 
+def test_with_identity_and_byte_fallback_every_character_comes_back() -> None:
+    codes = [code for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]  # all but halves of pairs
+    for start in range(0, len(codes), 1000):
+        text = "".join(f"a{chr(code)}" for code in codes[start : start + 1000]) + "a"
+        # U+2581 is how SentencePiece writes a space.
+        assert IDENTITY.decode(IDENTITY.encode(text)) == text.replace("▁", " ")
+    for spaces in ("a  b   c", "a\u3000b\u00a0c\td"):
+        assert IDENTITY.decode(IDENTITY.encode(spaces)) == spaces
+        assert UNIGRAM.decode(UNIGRAM.encode(spaces)) == " ".join(spaces.split())
+
+
 def test_a_character_out_of_bytes_is_put_together_again() -> None:
     ids = UNIGRAM.encode("the 猫 😀")
     assert UNIGRAM.decode(ids) == "the 猫 😀"
@@ -171,7 +183,7 @@ def test_any_corpus_gives_a_tokenizer_or_one_sentence(capfd: pytest.CaptureFixtu
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece", "characters", "symbols"])
+@pytest.mark.parametrize("kind", ["sentencepiece", "characters", "letters", "symbols"])
 @pytest.mark.parametrize("texts", [[], ["", ""]])
 def test_no_text_is_an_error(kind: str, texts: list[str]) -> None:
     with pytest.raises(TokenizerError, match=r"^the text to learn a vocabulary from is empty$"):
@@ -371,3 +383,14 @@ def test_unknown_share_counts_tokens_and_shows_the_most_frequent() -> None:
     assert len(many.examples) == 10
     assert many.examples[0] == "z"
     assert unknown_share(UNIGRAM, ["the 猫"]).unknown == 0
+
+
+def test_letters_take_characters_apart_and_put_them_together() -> None:
+    tokenizer = train_tokenizer(TokenizerConfig(), "letters", ["가곡 각시", "été"])
+    assert tokenizer.pieces(tokenizer.encode("각é")) == ["ᄀ", "ᅡ", "ᆨ", "e", "\u0301"]
+    assert tokenizer.decode(tokenizer.encode("각시 été")) == "각시 été"
+    assert tokenizer.decode(tokenizer.encode("e\u0301")) == "é"  # composed, however it came
+    assert UNK not in tokenizer.encode("고")  # a syllable never seen, of letters that were
+    assert tokenizer.spans("각é") == [(0, 1), (0, 1), (0, 1), (1, 2), (1, 2)]
+    ids = [*tokenizer.encode("é각"), tokenizer.eos_id]
+    assert tokenizer.decode_spans(ids) == ("é각", [(0, 1), (0, 1), (1, 2), (1, 2), (1, 2), (2, 2)])

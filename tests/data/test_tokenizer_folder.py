@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import data_cases
 import pytest
 
 from pellucid.config import TokenizerConfig
-from pellucid.data.tokenizer import TOKENIZER_FILE, load_tokenizers, save_tokenizers, train_tokenizers
+from pellucid.data.text import TextRules
+from pellucid.data.tokenizer import TOKENIZER_FILE, load_rules, load_tokenizers, save_tokenizers, train_tokenizers
 from pellucid.data.tokenizer_kinds import CharacterTokenizer, SymbolTokenizer, Tokenizer
 from pellucid.errors import TokenizerError
 
@@ -90,7 +92,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "cannot be read as JSON",
     ),
     "a list": (lambda f: (f / TOKENIZER_FILE).write_text("[]", encoding="utf-8"), TOKENIZER_FILE, "of format 1"),
-    "a later format": (_edit(lambda t: t.update(format=2)), TOKENIZER_FILE, "not a tokenizer of format 1"),
+    "a later format": (_edit(lambda t: t.update(format=3)), TOKENIZER_FILE, "not a tokenizer of format 1 or 2"),
     "one side": (_edit(lambda t: t.pop("target")), TOKENIZER_FILE, "names neither a shared tokenizer nor one for"),
     "no model": (lambda f: (f / "target.model").unlink(), "target.model", "is missing or cannot be read"),
     "half a model": (_cut, "source.model", "not a SentencePiece model"),
@@ -142,3 +144,35 @@ def test_a_model_outside_the_folder_is_not_read(tmp_path: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"nowhere/tokenizer\.json: no such file: this folder holds no tokenizer$"):
         load_tokenizers(tmp_path / "nowhere")
+
+
+def test_rules_for_text_are_in_the_folder(tmp_path: Path) -> None:
+    rules = TextRules("simplified", "none", ("url",))
+    save_tokenizers(tmp_path, *JOINT, rules)
+    assert load_rules(tmp_path) == rules
+    assert load_tokenizers(tmp_path)[0].fingerprint == JOINT[0].fingerprint
+    # Who knows nothing of rules must not read text past them.
+    assert json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))["format"] == 2
+
+
+def test_a_folder_without_rules_is_as_it_was_before_there_were_any(tmp_path: Path) -> None:
+    for rules in (None, TextRules()):
+        save_tokenizers(tmp_path, *JOINT, rules)
+        table = json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        assert list(table) == ["format", "shared"] and table["format"] == 1
+        assert load_rules(tmp_path) == TextRules()
+
+
+def test_damaged_rules_are_refused_with_the_file(tmp_path: Path) -> None:
+    save_tokenizers(tmp_path, *JOINT, TextRules("simplified"))
+    for edit in (
+        lambda t: t.pop("text"),
+        lambda t: t["text"].pop("placeholders"),
+        lambda t: t["text"].update(format=9),
+    ):
+        shutil.copy(tmp_path / TOKENIZER_FILE, tmp_path / "kept")
+        _edit(edit)(tmp_path)
+        with pytest.raises(TokenizerError, match=r"tokenizer\.json: the rules for text are") as caught:
+            load_rules(tmp_path)
+        assert caught.value.path == tmp_path / TOKENIZER_FILE
+        shutil.move(tmp_path / "kept", tmp_path / TOKENIZER_FILE)

@@ -9,7 +9,7 @@ Shapes: B sentences, S source tokens with </s>, T target tokens with </s>.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from pellucid.data.dataset import TokenDataset
+from pellucid.data.punctuation import without_final_punctuation
 from pellucid.data.tokenizer_kinds import BOS, EOS, PAD, Tokenizer
 
 __all__ = ["Batch", "BatchStream", "collate", "padded_length", "plan_epoch"]
@@ -24,29 +25,32 @@ __all__ = ["Batch", "BatchStream", "collate", "padded_length", "plan_epoch"]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sentences padded to rectangles; padding is 0 and always at the end of a row.
+    """Sentences padded to rectangles, always at the end of a row.
 
     Attributes:
         source: [B, S], ``x₁ … xₙ </s>``.
         target_in: [B, T], ``<s> y₁ … yₘ``: what the decoder reads.
         target_out: [B, T], ``y₁ … yₘ </s>``: what it should say at the same place.
         indices: the pairs' numbers in the data set.
+        source_pad, target_pad: what padding is, there and in ``target_out``; no real token is it.
     """
 
     source: Int64[Tensor, "B S"]
     target_in: Int64[Tensor, "B T"]
     target_out: Int64[Tensor, "B T"]
     indices: list[int]
+    source_pad: int = PAD
+    target_pad: int = PAD
 
     @property
     def source_mask(self) -> Bool[Tensor, "B S"]:
         """True where a source token is real (not padding)."""
-        return self.source != PAD
+        return self.source != self.source_pad
 
     @property
     def target_mask(self) -> Bool[Tensor, "B T"]:
         """True where a target token is real; the same for ``target_in`` and ``target_out``."""
-        return self.target_out != PAD
+        return self.target_out != self.target_pad
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +59,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
-        return Batch(self.source.to(device), self.target_in.to(device), self.target_out.to(device), self.indices)
+        source, target_in, target_out = (x.to(device) for x in (self.source, self.target_in, self.target_out))
+        return replace(self, source=source, target_in=target_in, target_out=target_out)
 
 
 def padded_length(lengths: np.ndarray) -> np.ndarray:
@@ -76,10 +81,15 @@ def collate(
     indices: Sequence[int] | None = None,
     *,
     limits: tuple[int, int] | None = None,
+    tokenizers: tuple[Tokenizer, Tokenizer] | None = None,
 ) -> Batch:
-    """Make a batch of token numbers without specials: append </s>, shift the target, pad with 0.
+    """Make a batch of token numbers without <s> and </s>: append </s>, shift the target, pad.
 
-    With ``limits``, the greatest widths of source and target that may be, it pads further: to a :func:`padded_length`.
+    Args:
+        sources, targets: as many of each.
+        indices: their numbers in the data set; default: their places here.
+        limits: the greatest widths of source and target that may be; then it pads further, to a :func:`padded_length`.
+        tokenizers: of source and target, where their special tokens have other numbers than those of our own kinds.
     """
     if len(sources) != len(targets) or not sources:
         raise ValueError(
@@ -89,18 +99,23 @@ def collate(
     widths = [max(map(len, side)) + 1 for side in (sources, targets)]
     if limits is not None:
         widths = np.maximum(widths, np.minimum(padded_length(np.array(widths)), limits)).tolist()
-    source = np.full((rows, widths[0]), PAD, dtype=np.int64)
-    target_in = np.full((rows, widths[1]), PAD, dtype=np.int64)
-    target_out = np.full_like(target_in, PAD)
+    source_pad, source_eos = (PAD, EOS) if tokenizers is None else (tokenizers[0].pad_id, tokenizers[0].eos_id)
+    target_pad, bos, eos = (PAD, BOS, EOS)
+    if tokenizers is not None:
+        target_pad, bos, eos = tokenizers[1].pad_id, tokenizers[1].bos_id, tokenizers[1].eos_id
+    source = np.full((rows, widths[0]), source_pad, dtype=np.int64)
+    target_in = np.full((rows, widths[1]), target_pad, dtype=np.int64)
+    target_out = np.full_like(target_in, target_pad)
     for row, (x, y) in enumerate(zip(sources, targets, strict=True)):
         source[row, : len(x)] = x
-        source[row, len(x)] = EOS
-        target_in[row, 0] = BOS
+        source[row, len(x)] = source_eos
+        target_in[row, 0] = bos
         target_in[row, 1 : len(y) + 1] = y
         target_out[row, : len(y)] = y
-        target_out[row, len(y)] = EOS
+        target_out[row, len(y)] = eos
     numbers = list(range(rows)) if indices is None else [int(index) for index in indices]
-    return Batch(torch.from_numpy(source), torch.from_numpy(target_in), torch.from_numpy(target_out), numbers)
+    tensors = torch.from_numpy(source), torch.from_numpy(target_in), torch.from_numpy(target_out)
+    return Batch(*tensors, numbers, source_pad, target_pad)
 
 
 def plan_epoch(
@@ -152,14 +167,16 @@ class BatchStream:
     one past the last batch of e.
 
     Args:
-        dataset: token numbers, and the texts where ``sampling_alpha`` > 0.
+        dataset: token numbers, and the texts where the last two settings need them.
         batch_tokens: see :func:`plan_epoch`.
-        seed: of the order, and of the sampled segmentations.
+        seed: of everything that is drawn.
         epoch, batch: where to start.
         sampling_alpha: > 0 draws a new segmentation of each text in each epoch (Kudo 2018); it depends on seed, epoch,
             pair and side alone. Batches are planned by the best segmentation, so sampled ones may exceed the budget a
             little; one longer than the data set's limit is replaced by the best.
-        source_tokenizer, target_tokenizer: needed for sampling only.
+        drop_final_punctuation: the probability that a source is given without the marks that end its last sentence; it
+            is decided anew in each epoch, by seed, epoch and pair alone. Batches are planned by the whole text.
+        source_tokenizer, target_tokenizer: needed for these two only.
     """
 
     def __init__(
@@ -171,6 +188,7 @@ class BatchStream:
         epoch: int = 0,
         batch: int = 0,
         sampling_alpha: float = 0.0,
+        drop_final_punctuation: float = 0.0,
         source_tokenizer: Tokenizer | None = None,
         target_tokenizer: Tokenizer | None = None,
     ) -> None:
@@ -178,9 +196,12 @@ class BatchStream:
         self.batch_tokens = batch_tokens
         self.seed = seed
         self.sampling_alpha = sampling_alpha
+        self.drop_final_punctuation = drop_final_punctuation
         self._tokenizers = (source_tokenizer, target_tokenizer)
         if sampling_alpha and None in self._tokenizers:
             raise ValueError("sampling_alpha > 0 needs both tokenizers")
+        if drop_final_punctuation and source_tokenizer is None:
+            raise ValueError("drop_final_punctuation > 0 needs the source tokenizer")
         if not len(dataset):
             raise ValueError("a stream of batches needs at least one pair")
         if epoch < 0 or batch < 0:
@@ -221,16 +242,27 @@ class BatchStream:
         return collate(sources, targets, numbers, limits=limits)
 
     def _tokens(self, index: int, side: int) -> Sequence[int] | np.ndarray:
-        if self.sampling_alpha:
-            return self._sample(index, side)
-        return self.dataset.target(index) if side else self.dataset.source(index)
-
-    def _sample(self, index: int, side: int) -> Sequence[int] | np.ndarray:
-        dataset, tokenizer = self.dataset, self._tokenizers[side]
+        dataset = self.dataset
+        best = dataset.target(index) if side else dataset.source(index)
+        drops = not side and self._drops(index)
+        if not self.sampling_alpha and not drops:
+            return best
+        tokenizer = self._tokenizers[side]
         assert tokenizer is not None
-        text = dataset.target_text(index) if side else dataset.source_text(index)
-        sequence = np.random.SeedSequence(entropy=self.seed, spawn_key=(1, self.epoch, index, side))
-        ids = tokenizer.sample(text, self.sampling_alpha, np.random.Generator(np.random.Philox(sequence)))
-        if len(ids) > (dataset.max_target_tokens if side else dataset.max_source_tokens):
-            return dataset.target(index) if side else dataset.source(index)
-        return ids
+        text = dataset.read_pair(index)[side]
+        if drops:
+            text = without_final_punctuation(text)
+        if self.sampling_alpha:
+            ids = tokenizer.sample(text, self.sampling_alpha, self._generator(1, self.epoch, index, side))
+        else:
+            ids = tokenizer.encode(text)
+        longest = dataset.max_target_tokens if side else dataset.max_source_tokens
+        return ids if 0 < len(ids) <= longest else best
+
+    def _drops(self, index: int) -> bool:
+        share = self.drop_final_punctuation
+        return bool(share and self._generator(2, self.epoch, index).random() < share)
+
+    def _generator(self, *place: int) -> np.random.Generator:
+        """Random numbers that belong to the seed and a place, whatever was drawn before."""
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy=self.seed, spawn_key=place)))

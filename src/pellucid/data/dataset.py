@@ -23,6 +23,7 @@ import numpy as np
 
 from pellucid.data.corpus import Pair
 from pellucid.data.report import CorpusReport
+from pellucid.data.text import TextRules
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.files import recover_folder, replace_folder, write_json
 
@@ -78,14 +79,18 @@ class TokenDataset:
         source_lengths, target_lengths: [pairs] int32, tokens without specials.
         max_source_tokens, max_target_tokens: the limits that were applied.
         texts: where the pairs' texts are.
+        rules: what was done to the texts in front of the tokenizers.
         report: what was found and dropped, from reading to tokenising.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], texts: TextStore, place: str = "") -> None:
+    def __init__(
+        self, folder: Path, meta: dict[str, Any], texts: TextStore, place: str = "", rules: TextRules | None = None
+    ) -> None:
         self._sources = _Blob(folder, "source", meta, np.dtype(meta["source_dtype"]))
         self._targets = _Blob(folder, "target", meta, np.dtype(meta["target_dtype"]))
         self._rows = _map(folder / "rows.bin", np.dtype(np.int64), meta["pairs"])
         self.texts = texts
+        self.rules = rules or TextRules()
         self.source_lengths = self._sources.lengths()
         self.target_lengths = self._targets.lengths()
         self.max_source_tokens: int = meta["max_source_tokens"]
@@ -105,12 +110,16 @@ class TokenDataset:
         return self._targets[index].astype(np.int32)
 
     def source_text(self, index: int) -> str:
-        """The text that :meth:`source` was made from."""
+        """The text that :meth:`source` was made from, as it is in the corpus."""
         return self.texts.source(int(self._rows[index]))
 
     def target_text(self, index: int) -> str:
-        """The text that :meth:`target` was made from."""
+        """The text that :meth:`target` was made from, as it is in the corpus."""
         return self.texts.target(int(self._rows[index]))
+
+    def read_pair(self, index: int) -> tuple[str, str]:
+        """Both texts as the tokenizers got them."""
+        return self.rules.read_pair(self.source_text(index), self.target_text(index))
 
     def line(self, index: int) -> int:
         """The line of the corpus that a pair comes from."""
@@ -149,6 +158,7 @@ def open_tokens(
     limits: tuple[int, int, float],
     report: CorpusReport,
     progress: Progress | None = None,
+    rules: TextRules | None = None,
 ) -> TokenDataset:
     """The tokens of some rows of ``texts``; tokenised and stored in ``folder`` if they are not there.
 
@@ -156,17 +166,19 @@ def open_tokens(
         rows: indices into ``texts``, in the order the data set shall have.
         limits: most source tokens, most target tokens, largest ratio of the two; pairs beyond are dropped and counted.
         report: of these rows so far; what is dropped is added to a copy, which the data set has.
+        rules: what to do to the texts first; default nothing.
     """
     rows = np.asarray(rows, dtype=np.int64)
     prints = [tokenizer.fingerprint for tokenizer in tokenizers]
-    key = cache_key("tokens", texts.key, hashlib.sha256(rows.tobytes()).hexdigest(), prints, limits, report.to_json())
+    made_from = ["tokens", texts.key, hashlib.sha256(rows.tobytes()).hexdigest(), prints, limits, report.to_json()]
+    key = cache_key(*made_from, *([rules.to_json()] if rules else []))
     meta = _read_meta(folder, key)
     if meta is None:
         with replace_folder(folder) as temporary:
             counted = CorpusReport.from_json(report.to_json())
-            meta = {"key": key, **_tokenise(temporary, texts, rows, tokenizers, limits, counted, progress)}
+            meta = {"key": key, **_tokenise(temporary, texts, rows, tokenizers, limits, counted, progress, rules)}
             _write_meta(temporary, meta)
-    return TokenDataset(folder, meta, texts, report.place)
+    return TokenDataset(folder, meta, texts, report.place, rules)
 
 
 def _tokenise(
@@ -177,13 +189,15 @@ def _tokenise(
     limits: tuple[int, int, float],
     report: CorpusReport,
     progress: Progress | None,
+    rules: TextRules | None,
 ) -> dict[str, Any]:
+    rules = rules or TextRules()
     dtypes = [np.dtype(np.uint16 if t.vocab_size <= 1 << 16 else np.int32) for t in tokenizers]
     kept = array.array("q")
     with _Writer(folder, "source", dtypes[0]) as sources, _Writer(folder, "target", dtypes[1]) as targets:
         for done, row in enumerate(rows.tolist(), start=1):
-            source = tokenizers[0].encode(texts.source(row))
-            target = tokenizers[1].encode(texts.target(row))
+            pair = rules.read_pair(texts.source(row), texts.target(row))
+            source, target = tokenizers[0].encode(pair[0]), tokenizers[1].encode(pair[1])
             if progress is not None and done % 1000 == 0:
                 progress(done)
             if not source or not target:  # normalisation can leave nothing of, say, a lone zero-width space

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pellucid.data.punctuation import letters_key
 from pellucid.errors import DataError
 from pellucid.files import atomic_file, write_json, write_text
 
@@ -171,22 +172,17 @@ def _sha256(path: Path) -> str:
 def _unpack_tatoeba(place: Path) -> None:
     """cmn.txt (English, Chinese, attribution) → train.tsv and dev.tsv (Chinese, English, attribution).
 
-    About 1,000 pairs, chosen by a hash of the Chinese text, are dev; none of their texts stays in train.
+    About 1,000 pairs, chosen by a hash of the Chinese text, are dev; none of their texts stays in train, not even with
+    other punctuation.
     """
-    rows = list(_tatoeba_rows(place / "cmn-eng.zip"))
-    order = sorted({row[0] for row in rows}, key=lambda text: hashlib.sha256(text.encode()).digest())
-    chosen: set[str] = set()
     by_text: dict[str, list[tuple[str, str, str]]] = {}
-    for row in rows:
-        by_text.setdefault(row[0], []).append(row)
-    dev: list[tuple[str, str, str]] = []
-    for text in order:
-        if len(dev) >= min(_DEV_PAIRS, len(rows) // 10):
-            break
-        chosen.add(text)
-        dev.append(by_text[text][0])  # one reference for a source, so that no source counts twice
-    english = {row[1] for row in dev}
-    train = [row for row in rows if row[0] not in chosen and row[1] not in english]
+    for row in _tatoeba_rows(place / "cmn-eng.zip"):
+        by_text.setdefault(letters_key(row[0]), []).append(row)
+    order = sorted(by_text, key=lambda key: hashlib.sha256(key.encode()).digest())
+    chosen = order[: min(_DEV_PAIRS, sum(map(len, by_text.values())) // 10)]
+    dev = [by_text.pop(key)[0] for key in chosen]  # one reference for a source, so that no source counts twice
+    english = {letters_key(row[1]) for row in dev}
+    train = [row for rows in by_text.values() for row in rows if letters_key(row[1]) not in english]
     for name, part in (("train.tsv", train), ("dev.tsv", dev)):
         write_text(place / name, "".join("\t".join(row) + "\n" for row in part))
 

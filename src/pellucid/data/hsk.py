@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pellucid.data.punctuation import letters, letters_key
 from pellucid.errors import DataError, MissingExtraError
 from pellucid.files import replace_folder, write_text
 
@@ -48,7 +48,7 @@ def fault(chinese: str, english: str) -> str | None:
     - *question or not*: one side asks and the other does not, so they do not say the same.
     - *length*: fewer than 1 or more than 12 English characters for a Chinese one (the data's own range is 1.6 to 9).
     """
-    if not _letters(chinese) or not _letters(english):
+    if not letters(chinese) or not letters(english):
         return "empty"
     if _STAND_IN.fullmatch(english.strip().rstrip(".")):
         return "stand-in"
@@ -60,7 +60,7 @@ def fault(chinese: str, english: str) -> str | None:
         return "not a sentence"
     if ("？" in chinese or "?" in chinese) != ("?" in english):
         return "question or not"
-    ratio = len(english) / len(_letters(chinese))
+    ratio = len(english) / len(letters(chinese))
     return None if _CHARACTERS_PER_HAN[0] <= ratio <= _CHARACTERS_PER_HAN[1] else "length"
 
 
@@ -109,10 +109,10 @@ def prepare_hsk(rows: Iterable[Row], held_out: int = HELD_OUT) -> HskData:
         except (KeyError, TypeError):
             raise DataError("hsk-sentences-audio has another form than version 1.0: install that version") from None
         reason = fault(*pair)
-        if reason is None and _key(pair[0]) in kept:
+        if reason is None and letters_key(pair[0]) in kept:
             reason = "repeated"  # the first translation of a sentence stays
         if reason is None:
-            kept[_key(pair[0])] = pair, tokens
+            kept[letters_key(pair[0])] = pair, tokens
         else:
             dropped[reason] += 1
     groups = _groups([pair for pair, _ in kept.values()])
@@ -121,7 +121,7 @@ def prepare_hsk(rows: Iterable[Row], held_out: int = HELD_OUT) -> HskData:
     test = _take(groups, held_out)
     dev = _take(groups, held_out)
     train = [pair for group in groups for pair in group]
-    held = {_key(text) for pair in (*test, *dev) for text in pair}
+    held = {letters_key(text) for pair in (*test, *dev) for text in pair}
     in_train = {pair[0] for pair in train}
     words = [token for pair, tokens in kept.values() if pair[0] in in_train for token in tokens]
     return HskData(train, dev, test, _glosses(words, held), dict(dropped))
@@ -181,7 +181,9 @@ def _glosses(tokens: Sequence[tuple[str, str | None]], held: set[str]) -> list[T
     found: dict[str, str] = {}
     for word, gloss in tokens:
         text = clean_gloss(word, gloss)
-        if text is not None and word not in found and _HAN.search(word) and not {_key(word), _key(text)} & held:
+        if text is None or word in found or not _HAN.search(word):
+            continue
+        if not {letters_key(word), letters_key(text)} & held:
             found[word] = text
     return list(found.items())
 
@@ -196,11 +198,11 @@ def _groups(pairs: list[TextPair]) -> list[list[TextPair]]:
         return key
 
     for chinese, english in pairs:
-        parent[root("en " + _key(english))] = root("zh " + _key(chinese))
+        parent[root("en " + letters_key(english))] = root("zh " + letters_key(chinese))
     groups: dict[str, list[TextPair]] = {}
     for pair in pairs:
-        groups.setdefault(root("zh " + _key(pair[0])), []).append(pair)
-    return sorted(groups.values(), key=lambda group: min(_digest(_key(pair[0])) for pair in group))
+        groups.setdefault(root("zh " + letters_key(pair[0])), []).append(pair)
+    return sorted(groups.values(), key=lambda group: min(_digest(letters_key(pair[0])) for pair in group))
 
 
 def _digest(text: str) -> bytes:
@@ -213,15 +215,6 @@ def _take(groups: list[list[TextPair]], wanted: int) -> list[TextPair]:
     while len(taken) < wanted:
         taken += groups.pop(0)
     return taken
-
-
-def _letters(text: str) -> str:
-    return "".join(character for character in text if character.isalnum())
-
-
-def _key(text: str) -> str:
-    """What two texts have in common that differ only in punctuation, width or case."""
-    return _letters(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _readme(data: HskData, glosses: bool) -> str:

@@ -65,18 +65,30 @@ def decode_line(line: bytes, path: str | Path, number: int) -> str:
     return text
 
 
-def byte_lines(path: str | Path) -> Iterator[bytes]:
-    """Lines as bytes, without line ends and without the byte order mark of the first; errors of the file as above."""
-    lines: Iterator[bytes]
-    if str(path) == STDIN:
-        # Line by line, not by chunks: whoever types or pipes slowly gets an answer to each line.
-        lines = (line.removesuffix(b"\n") for line in sys.stdin.buffer)
-    else:
-        lines = _split(_checked_chunks(Path(path)))
+def byte_lines(path: str | Path, limit: int | None = None) -> Iterator[bytes]:
+    """Lines as bytes, without line ends and without the byte order mark of the first; errors of the file as above.
+
+    With a ``limit``, a line with more bytes is cut a few bytes behind it and the rest is passed over: it is still seen
+    to be too long, and takes no more memory than that.
+    """
+    most = None if limit is None else limit + len(_BOM + b"\r\n")
+    # Standard input line by line, not by chunks: whoever types or pipes slowly gets an answer to each line.
+    lines = _stdin_lines(most) if str(path) == STDIN else _split(_checked_chunks(Path(path)), most)
     for number, line in enumerate(lines):
         if number == 0:
             line = line.removeprefix(_BOM)
         yield line.removesuffix(b"\r")
+
+
+def _stdin_lines(most: int | None) -> Iterator[bytes]:
+    if most is None:
+        for line in sys.stdin.buffer:
+            yield line.removesuffix(b"\n")
+        return
+    while line := sys.stdin.buffer.readline(most):
+        yield line.removesuffix(b"\n")
+        while line and not line.endswith(b"\n"):
+            line = sys.stdin.buffer.readline(_CHUNK)
 
 
 def check_file(path: Path) -> None:
@@ -173,18 +185,22 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
         raise EOFError("the last frame has no end")
 
 
-def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _split(chunks: Iterator[bytes], most: int | None = None) -> Iterator[bytes]:
     # The parts of an unfinished line are joined once, so that one huge line stays linear in time.
     parts: list[bytes] = []
+    size = 0
     for chunk in chunks:
         head, *tail = chunk.split(b"\n")
-        parts.append(head)
+        if most is None or size < most:
+            parts.append(head)
+            size += len(head)
         if tail:
-            yield b"".join(parts)
-            yield from tail[:-1]
-            parts = [tail[-1]]
+            yield b"".join(parts)[:most]
+            for line in tail[:-1]:
+                yield line[:most]
+            parts, size = [tail[-1]], len(tail[-1])
     if last := b"".join(parts):
-        yield last
+        yield last[:most]
 
 
 def _refuse_binary(head: bytes, path: Path) -> None:

@@ -19,6 +19,7 @@ from pellucid.data.dataset import TextStore, TokenDataset, cache_key, open_texts
 from pellucid.data.lines import STDIN
 from pellucid.data.report import CorpusReport
 from pellucid.data.script import looks_swapped, profile
+from pellucid.data.text import TextRules
 from pellucid.data.tokenizer import (
     TOKENIZER_FILE,
     load_tokenizers,
@@ -43,6 +44,7 @@ class PreparedData:
 
     Attributes:
         source_tokenizer, target_tokenizer: the same object if the vocabulary is joint.
+        rules: what is done to text in front of them.
         train, dev: token data sets.
         dev_sources, dev_references: the texts of ``dev``, in its order.
         train_report, dev_report: counts of what was dropped and noticed.
@@ -50,6 +52,7 @@ class PreparedData:
 
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
+    rules: TextRules
     train: TokenDataset
     dev: TokenDataset
     dev_sources: list[str]
@@ -76,8 +79,10 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         ConfigError: no training corpus is set.
         DataError: a file or line is wrong, nothing is left after cleaning, or the sides of dev are swapped.
         TokenizerError: no vocabulary can be learned, or it leaves too much of dev unknown.
+        MissingExtraError: a script is to be converted and OpenCC is not installed.
     """
     data = config.data
+    rules = TextRules.of(config.tokenizer)
     if data.train is None:
         raise ConfigError("data.train is not set: give source and target, or path")
     cache = folder / "cache" if cache is None else cache
@@ -94,8 +99,8 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         dev_report = dev_texts.report
     _check_swapped(texts, train_rows, dev_texts, dev_rows)
 
-    source, target = tokenizers = _tokenizers(config, folder / "tokenizer", texts, train_rows, progress)
-    _check_unknown(tokenizers, dev_texts, dev_rows, data.max_unknown)
+    source, target = tokenizers = _tokenizers(config, folder / "tokenizer", texts, train_rows, rules, progress)
+    _check_unknown(tokenizers, _TextPairs(dev_texts, dev_rows, rules), data.max_unknown)
 
     longest = data.max_source_tokens, data.max_target_tokens
     train = open_tokens(
@@ -106,6 +111,7 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         (*longest, data.max_length_ratio),
         train_report,
         _stage(progress, "tokenise train"),
+        rules,
     )
     # A pair of very different lengths is a reason to doubt a training pair, not a test that is too hard.
     dev = open_tokens(
@@ -116,6 +122,7 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         (*longest, _NO_RATIO),
         dev_report,
         _stage(progress, "tokenise dev"),
+        rules,
     )
     for dataset, name in ((train, "train"), (dev, "dev")):
         if not len(dataset):
@@ -125,6 +132,7 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
     return PreparedData(
         source_tokenizer=source,
         target_tokenizer=target,
+        rules=rules,
         train=train,
         dev=dev,
         dev_sources=[dev.source_text(i) for i in range(len(dev))],
@@ -186,25 +194,26 @@ def _texts(config: Config, corpus: CorpusConfig, name: str, cache: Path, progres
 
 
 def _tokenizers(
-    config: Config, folder: Path, texts: TextStore, rows: np.ndarray, progress: Progress | None
+    config: Config, folder: Path, texts: TextStore, rows: np.ndarray, rules: TextRules, progress: Progress | None
 ) -> tuple[Tokenizer, Tokenizer]:
     if not (folder / TOKENIZER_FILE).exists():
         if progress is not None:
             progress("learn tokenizer", len(rows))
         every = -(-len(rows) // _VOCABULARY_PAIRS)  # evenly spread: corpora are often sorted by origin
-        save_tokenizers(folder, *train_tokenizers(config.tokenizer, _TextPairs(texts, rows[::every])))
+        pairs = _TextPairs(texts, rows[::every], rules)
+        save_tokenizers(folder, *train_tokenizers(config.tokenizer, pairs), rules)
     return load_tokenizers(folder)
 
 
 class _TextPairs:
-    """(source, target) texts of some rows, iterable more than once without being held in memory."""
+    """(source, target) texts of some rows as the tokenizers get them, iterable more than once, not held in memory."""
 
-    def __init__(self, texts: TextStore, rows: np.ndarray) -> None:
-        self._texts, self._rows = texts, rows
+    def __init__(self, texts: TextStore, rows: np.ndarray, rules: TextRules) -> None:
+        self._texts, self._rows, self._rules = texts, rows, rules
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         for row in self._rows.tolist():
-            yield self._texts.source(row), self._texts.target(row)
+            yield self._rules.read_pair(self._texts.source(row), self._texts.target(row))
 
 
 def _check_swapped(texts: TextStore, rows: np.ndarray, dev_texts: TextStore, dev_rows: np.ndarray) -> None:
@@ -219,10 +228,9 @@ def _check_swapped(texts: TextStore, rows: np.ndarray, dev_texts: TextStore, dev
         )
 
 
-def _check_unknown(tokenizers: tuple[Tokenizer, Tokenizer], texts: TextStore, rows: np.ndarray, allowed: float) -> None:
-    numbers = rows.tolist()
-    for side, tokenizer, text in (("source", tokenizers[0], texts.source), ("target", tokenizers[1], texts.target)):
-        found = unknown_share(tokenizer, map(text, numbers))
+def _check_unknown(tokenizers: tuple[Tokenizer, Tokenizer], pairs: _TextPairs, allowed: float) -> None:
+    for number, (side, tokenizer) in enumerate(zip(("source", "target"), tokenizers, strict=True)):
+        found = unknown_share(tokenizer, (pair[number] for pair in pairs))
         if found.share > allowed:
             raise TokenizerError(
                 f"the vocabulary leaves {found.share:.1%} of dev's {side} tokens unknown "

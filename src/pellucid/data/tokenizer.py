@@ -1,8 +1,9 @@
 """Tokenizers for both sides: learned from text, saved in a folder, read back, and measured for what they do not know.
 
 Knows nothing of batches; what each kind does is in ``tokenizer_kinds.py``. A saved folder holds ``tokenizer.json`` (the
-kind of each side, its SHA-256, and the vocabulary of characters and symbols) and the SentencePiece models beside it:
-``source.model`` and ``target.model``, or ``shared.model`` for one joint vocabulary.
+kind of each side, its SHA-256, and the vocabulary of characters, letters and symbols; the rules for text, where there
+are any) and the SentencePiece models beside it: ``source.model`` and ``target.model``, or ``shared.model`` for a joint
+vocabulary.
 """
 
 from __future__ import annotations
@@ -12,30 +13,34 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
 from pellucid.config import TokenizerConfig
+from pellucid.data.foreign_tokenizers import JsonTokenizer, Specials, TableTokenizer
+from pellucid.data.text import TextRules, markers
 from pellucid.data.tokenizer_kinds import (
     BOS,
     EOS,
     PAD,
     UNK,
     CharacterTokenizer,
+    LetterTokenizer,
     SentencePieceTokenizer,
     SymbolTokenizer,
     Tokenizer,
 )
 from pellucid.errors import TokenizerError
-from pellucid.files import atomic_file, write_json
+from pellucid.files import atomic_file, write_json, write_text
 
 __all__ = [
     "TOKENIZER_FILE",
     "Tokenizer",
     "UnknownShare",
+    "load_rules",
     "load_tokenizers",
     "save_tokenizers",
     "train_tokenizer",
@@ -44,7 +49,10 @@ __all__ = [
 ]
 
 TOKENIZER_FILE = "tokenizer.json"
-_FORMAT = 1
+LIST_KINDS: dict[str, type[CharacterTokenizer | LetterTokenizer | SymbolTokenizer]] = {
+    kind.kind: kind for kind in (CharacterTokenizer, LetterTokenizer, SymbolTokenizer)
+}
+_FORMAT, _FORMAT_WITH_RULES = 1, 2  # what knows only the first must not read text past the rules of the second
 _LONGEST_LINE = 1 << 16  # bytes; longer lines do not take part in learning a vocabulary
 
 
@@ -77,14 +85,14 @@ def train_tokenizer(config: TokenizerConfig, kind: str, texts: Iterable[str], wh
     """Learn one vocabulary of the given kind; ``where`` names the text in errors."""
     if kind == "sentencepiece":
         return _train_sentencepiece(config, texts, where)
-    cls = CharacterTokenizer if kind == "characters" else SymbolTokenizer
+    cls = LIST_KINDS[kind]
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(cls.split(text))
     if not counts:
         raise TokenizerError(f"{where} to learn a vocabulary from is empty")
     entries = sorted(counts, key=lambda entry: (-counts[entry], entry))
-    if kind == "characters":
+    if kind in ("characters", "letters"):
         entries = _covered(entries, counts, config.character_coverage)
     return cls(entries)
 
@@ -112,6 +120,8 @@ def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str], where: s
             byte_fallback=config.byte_fallback,
             character_coverage=config.character_coverage,
             normalization_rule_name=config.normalization,
+            remove_extra_whitespaces=config.normalization != "identity",
+            user_defined_symbols=markers(config.placeholders),
             pad_id=PAD,
             unk_id=UNK,
             bos_id=BOS,
@@ -175,8 +185,10 @@ def unknown_share(tokenizer: Tokenizer, texts: Iterable[str]) -> UnknownShare:
     return UnknownShare(unknown, total, tuple(part for part, _ in examples.most_common(10)))
 
 
-def save_tokenizers(folder: str | Path, source: Tokenizer, target: Tokenizer) -> None:
-    """Write both tokenizers into ``folder``; one object given twice stays one.
+def save_tokenizers(folder: str | Path, source: Tokenizer, target: Tokenizer, rules: TextRules | None = None) -> None:
+    """Write both tokenizers, and the rules for the text in front of them, into ``folder``.
+
+    One object given twice stays one.
 
     ``tokenizer.json`` is written last, each file atomically, and nothing else in the folder is touched: a half-written
     folder is noticed by :func:`load_tokenizers`.
@@ -185,7 +197,8 @@ def save_tokenizers(folder: str | Path, source: Tokenizer, target: Tokenizer) ->
     folder.mkdir(parents=True, exist_ok=True)
     sides = {"shared": source} if source is target else {"source": source, "target": target}
     entries = {side: _entry(folder, side, tokenizer) for side, tokenizer in sides.items()}
-    write_json(folder / TOKENIZER_FILE, {"format": _FORMAT, **entries})
+    head: dict[str, Any] = {"format": _FORMAT_WITH_RULES, "text": rules.to_json()} if rules else {"format": _FORMAT}
+    write_json(folder / TOKENIZER_FILE, {**head, **entries})
 
 
 def load_tokenizers(folder: str | Path) -> tuple[Tokenizer, Tokenizer]:
@@ -196,20 +209,42 @@ def load_tokenizers(folder: str | Path) -> tuple[Tokenizer, Tokenizer]:
     """
     folder = Path(folder)
     path = folder / TOKENIZER_FILE
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokenizerError("no such file: this folder holds no tokenizer", path=path) from None
-    except (OSError, ValueError):
-        raise TokenizerError("cannot be read as JSON: the file is truncated or damaged", path=path) from None
-    if not isinstance(table, dict) or table.get("format") != _FORMAT:
-        raise TokenizerError(f"not a tokenizer of format {_FORMAT}", path=path)
+    table = _table(path)
     if "shared" in table:
         shared = _load(folder, table["shared"])
         return shared, shared
     if "source" not in table or "target" not in table:
         raise TokenizerError("names neither a shared tokenizer nor one for source and target", path=path)
     return _load(folder, table["source"]), _load(folder, table["target"])
+
+
+def load_rules(folder: str | Path) -> TextRules:
+    """Read the rules for text from such a folder; a folder without any has rules that change nothing.
+
+    Raises:
+        TokenizerError: no such folder, damaged, or of a newer format.
+        MissingExtraError: the rules convert Chinese and OpenCC is not installed.
+    """
+    path = Path(folder) / TOKENIZER_FILE
+    table = _table(path)
+    if table["format"] == _FORMAT:
+        return TextRules()
+    try:
+        return TextRules.from_json(table.get("text"))
+    except TokenizerError as error:
+        raise TokenizerError(str(error), path=path) from None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TokenizerError("no such file: this folder holds no tokenizer", path=path) from None
+    except (OSError, ValueError):
+        raise TokenizerError("cannot be read as JSON: the file is truncated or damaged", path=path) from None
+    if not isinstance(table, dict) or table.get("format") not in (_FORMAT, _FORMAT_WITH_RULES):
+        raise TokenizerError(f"not a tokenizer of format {_FORMAT} or {_FORMAT_WITH_RULES}", path=path)
+    return table
 
 
 def _entry(folder: Path, side: str, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -222,8 +257,16 @@ def _entry(folder: Path, side: str, tokenizer: Tokenizer) -> dict[str, Any]:
         entry["file"] = f"{side}.model"
         with atomic_file(folder / entry["file"]) as temporary:
             temporary.write_bytes(tokenizer.model)
-    elif isinstance(tokenizer, (CharacterTokenizer, SymbolTokenizer)):
+    elif isinstance(tokenizer, tuple(LIST_KINDS.values())):
         entry["vocabulary"] = list(tokenizer.vocabulary)
+    elif isinstance(tokenizer, TableTokenizer):
+        entry |= {"file": f"{side}.model", "specials": asdict(tokenizer.specials)}
+        entry |= {"codes": tokenizer.codes, "vocabulary": list(tokenizer.table)}
+        with atomic_file(folder / entry["file"]) as temporary:
+            temporary.write_bytes(tokenizer.model)
+    elif isinstance(tokenizer, JsonTokenizer):
+        entry |= {"file": f"{side}.tokenizer.json", "specials": asdict(tokenizer.specials)}
+        write_text(folder / entry["file"], tokenizer.content)
     else:
         raise TypeError(f"no file format for {type(tokenizer).__name__}")
     return entry
@@ -237,10 +280,16 @@ def _load(folder: Path, entry: Any) -> Tokenizer:
         if kind == "sentencepiece":
             path = folder / Path(entry["file"]).name
             tokenizer = SentencePieceTokenizer(path.read_bytes())
-        elif kind == "characters":
-            tokenizer = CharacterTokenizer([str(part) for part in entry["vocabulary"]])
-        elif kind == "symbols":
-            tokenizer = SymbolTokenizer([str(part) for part in entry["vocabulary"]])
+        elif kind in LIST_KINDS:
+            tokenizer = LIST_KINDS[kind]([str(part) for part in entry["vocabulary"]])
+        elif kind == "sentencepiece-table":
+            path = folder / Path(entry["file"]).name
+            table, specials = [str(part) for part in entry["vocabulary"]], Specials.from_json(entry["specials"])
+            tokenizer = TableTokenizer(path.read_bytes(), table, specials, entry["vocab_size"], codes=entry["codes"])
+        elif kind == "tokenizer-json":
+            path = folder / Path(entry["file"]).name
+            content, specials = path.read_text(encoding="utf-8"), Specials.from_json(entry["specials"])
+            tokenizer = JsonTokenizer(content, specials, entry["vocab_size"])
         else:
             raise TokenizerError(f"the kind of tokenizer {kind!r} is not known", path=path)
     except OSError:

@@ -1,4 +1,4 @@
-"""The kinds of tokenizers: SentencePiece, single characters, space-separated symbols.
+"""The kinds of tokenizers: SentencePiece, single characters, letters, space-separated symbols.
 
 Knows nothing of learning a vocabulary or of files (``tokenizer.py`` does), and nothing of batches: <s> and </s> are
 added by whoever builds one. The four special numbers are the same for every kind: <pad> 0, <unk> 1, <s> 2, </s> 3.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -25,9 +26,13 @@ __all__ = [
     "SPECIALS",
     "UNK",
     "CharacterTokenizer",
+    "LetterTokenizer",
     "SentencePieceTokenizer",
     "SymbolTokenizer",
     "Tokenizer",
+    "checked_text",
+    "find_parts",
+    "framed",
 ]
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
@@ -47,6 +52,11 @@ class Tokenizer(Protocol):
     unk_id: int
     bos_id: int
     eos_id: int
+    suppressed_ids: tuple[int, ...]
+    """Tokens that are never generated."""
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    """What stands before every text, and behind it before ``eos_id`` (a language code, say); see :func:`framed`."""
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of ``text``, without specials (but <unk> for what has no token)."""
@@ -68,6 +78,17 @@ class Tokenizer(Protocol):
         """The parts of ``text`` that become <unk>, in order."""
         ...
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The part of ``text`` that each token of :meth:`encode` stands for: first character, and the one behind.
+
+        In order, without overlap; empty where a token stands for no character of its own.
+        """
+        ...
+
+    def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        """The text of :meth:`decode`, perhaps with space around, and each token's part of it, as :meth:`spans`."""
+        ...
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides about the result of :meth:`encode`, in hexadecimal."""
@@ -86,6 +107,9 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
     pad_id, unk_id, bos_id, eos_id = PAD, UNK, BOS, EOS
+    suppressed_ids: tuple[int, ...] = (PAD, BOS)
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
 
     def __init__(self, model: bytes) -> None:
         self.model = model
@@ -105,7 +129,7 @@ class SentencePieceTokenizer:
         self._memo_bytes = 0
 
     def encode(self, text: str) -> list[int]:
-        return list(self._processor.EncodeAsIds(_checked(text)))
+        return list(self._processor.EncodeAsIds(checked_text(text)))
 
     def sample(self, text: str, alpha: float, rng: np.random.Generator) -> list[int]:
         """Draw from the 64 best segmentations with probability ∝ P(segmentation)^alpha (Kudo 2018, section 3.2).
@@ -123,7 +147,7 @@ class SentencePieceTokenizer:
         if found is not None:
             return found
         try:
-            lists = self._processor.NBestEncodeAsIds(_checked(text), _NBEST)
+            lists = self._processor.NBestEncodeAsIds(checked_text(text), _NBEST)
         except RuntimeError:
             raise TokenizerError("segmentations can be sampled from a unigram model only, not from BPE") from None
         lengths = np.array([len(ids) for ids in lists], dtype=np.int32)
@@ -152,6 +176,17 @@ class SentencePieceTokenizer:
         proto = self._processor.EncodeAsProto(text)
         return [piece.surface for piece in proto.pieces if piece.id == UNK]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        proto = self._processor.EncodeAsProto(checked_text(text))
+        return find_parts(text, [piece.surface for piece in proto.pieces])
+
+    def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        kept = [int(token) for token in ids if token not in (PAD, BOS, EOS)]
+        proto = self._processor.DecodeIdsAsProto(kept)
+        spans = iter(find_parts(proto.text, [piece.surface for piece in proto.pieces]))
+        end = len(proto.text)
+        return proto.text, [(end, end) if token in (PAD, BOS, EOS) else next(spans) for token in ids]
+
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model).hexdigest()
@@ -162,6 +197,9 @@ class _ListTokenizer(ABC):
 
     kind: str
     pad_id, unk_id, bos_id, eos_id = PAD, UNK, BOS, EOS
+    suppressed_ids: tuple[int, ...] = (PAD, BOS)
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
     separator: str
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
@@ -193,6 +231,13 @@ class _ListTokenizer(ABC):
     def unknown(self, text: str) -> list[str]:
         return [entry for entry in self.split(text) if entry not in self._numbers]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return find_parts(text, self.split(text))
+
+    def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        text = self.decode(ids)
+        return text, find_parts(text, [self.decode([token]) for token in ids])
+
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps([self.kind, self.vocabulary]).encode()).hexdigest()
@@ -209,6 +254,39 @@ class CharacterTokenizer(_ListTokenizer):
         return text
 
 
+class LetterTokenizer(_ListTokenizer):
+    """One token per character of the text's canonical decomposition (Unicode NFD).
+
+    A Hangul syllable is two or three letters, é is e and an accent: a few dozen letters where there are thousands of
+    syllables. What is decoded is composed again (NFC).
+    """
+
+    kind = "letters"
+    separator = ""
+
+    @staticmethod
+    def split(text: str) -> Sequence[str]:
+        return unicodedata.normalize("NFD", text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return unicodedata.normalize("NFC", super().decode(ids))
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return _spans_of_letters(text)
+
+    def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        text = self.decode(ids)
+        letters, spans = _spans_of_letters(text), []
+        for token in ids:  # specials are no part of the text
+            spans.append(letters.pop(0) if token not in (PAD, BOS, EOS) else (len(text), len(text)))
+        return text, spans
+
+
+def _spans_of_letters(text: str) -> list[tuple[int, int]]:
+    """For each character of the text's NFD the character of the text that it is a part of."""
+    return [(i, i + 1) for i, character in enumerate(text) for _ in unicodedata.normalize("NFD", character)]
+
+
 class SymbolTokenizer(_ListTokenizer):
     """One token per space-separated symbol, as in ``k o̞ ŋ``; several spaces count as one."""
 
@@ -221,12 +299,33 @@ class SymbolTokenizer(_ListTokenizer):
         return [symbol for symbol in text.split(" ") if symbol]
 
 
-def _checked(text: str) -> str:
+def framed(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """A text's token numbers with what the tokenizer's model wants around them, all but ``eos_id`` at the end."""
+    return [*tokenizer.prefix_ids, *ids, *tokenizer.suffix_ids]
+
+
+def checked_text(text: str) -> str:
+    """The text itself, if it is one.
+
+    Raises:
+        TokenizerError: it cannot be written as UTF-8.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise TokenizerError("the text holds half of a surrogate pair or bytes that are not UTF-8") from None
     return text
+
+
+def find_parts(text: str, parts: Sequence[str]) -> list[tuple[int, int]]:
+    """Where ``parts`` stand in ``text``, one behind the other, with nothing but space and what was dropped between."""
+    spans, place = [], 0
+    for part in parts:
+        start = text.find(part, place) if part else place
+        start = place if start < 0 else start
+        place = start + len(part)
+        spans.append((start, place))
+    return spans
 
 
 def _draw(weights: np.ndarray, rng: np.random.Generator) -> int:
