@@ -15,7 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_file", "present_folder", "recover_folder", "replace_folder", "write_json", "write_text"]
+__all__ = [
+    "atomic_file",
+    "present_folder",
+    "recover_folder",
+    "replace_file",
+    "replace_folder",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -24,15 +32,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        replace_file(temporary, path)
     except OSError as error:
         _name_place(error, temporary, path)
         raise
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Rename ``temporary`` to ``path`` in the same folder, so that it survives a power cut, too."""
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -51,6 +51,8 @@ READERS = {
     "translate": "translate --model {model} --input {}",
     "score sources": "score --model {model} {} {good}",
     "score targets": "score --model {model} {good} {}",
+    "align sources": "align --model {model} {} {good}",
+    "align targets": "align --model {model} {good} {}",
     "evaluate sources": "evaluate --model {model} {} {good}",
     "evaluate references": "evaluate --model {model} {good} {}",
 }
@@ -80,6 +82,7 @@ MODELS = {
 LOADERS = {
     "translate": "translate --model {} ba",
     "score": "score --model {} {good} {good}",
+    "align": "align --model {} {good} {good}",
     "evaluate": "evaluate --model {} {good} {good}",
     "info": "info {}",
 }
@@ -264,6 +267,8 @@ def assert_one_sentence(result: Result, pattern: str) -> None:
 def test_wrong_text(command: str, text: str, world: Path, run: Run) -> None:
     before = contents(world)
     result = run(*arguments(READERS[command], world, world / "text" / text))
+    if (command, text) == ("translate", "latin1"):  # the line before the bad one is translated
+        result = result._replace(out=result.out.removeprefix("BA\n"))
     assert_one_sentence(result, TEXTS[text])
     assert contents(world) == before
 

@@ -133,7 +133,7 @@ def test_info_as_json(tiny_run: Path, run: Run) -> None:
     assert facts["training"]["updates_done"] == 120
     assert facts["training"]["update"] == facts["training"]["best_update"]
     assert facts["training"]["finished"] == "all updates done"
-    assert facts["decoding"] == translator.decoding.model_dump()
+    assert facts["decoding"] == translator.decoding.model_dump(mode="json")
 
 
 def test_info_of_a_folder_outside_a_run(tiny_run: Path, run: Run, tmp_path: Path) -> None:

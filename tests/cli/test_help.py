@@ -7,20 +7,24 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import typer
 from typer.main import get_command
 
 from pellucid import __version__
 from pellucid.cli import app
-from pellucid.commands.options import setting_of
-from pellucid.config import Config
+from pellucid.commands.options import DECODING, decoding_options, setting_of
+from pellucid.config import Config, DecodingConfig
 from pellucid.settings import fields_of
 from toys import Run
 
 SETTINGS = dict(fields_of(Config))
-COMMANDS = ("train", "translate", "score", "evaluate", "info", "demo", "data fetch", "data demo", "data check")
+COMMANDS = (
+    *("train", "translate", "generate", "score", "align", "evaluate", "check", "info", "convert", "demo"),
+    *("data fetch", "data demo", "data check"),
+)
 OTHER_NAMES = {"data.dev.source": "dev_source", "data.dev.target": "dev_target"}
 
 
@@ -88,6 +92,9 @@ def test_options_for_settings_are_of_the_config() -> None:
 def test_options_take_the_type_of_their_setting(run: Run) -> None:
     """A whole number where the config wants one, and so on: told by what a wrong value is called."""
     for command, parameter, setting in setting_options():
+        if parameter.is_flag:
+            assert SETTINGS[setting].annotation is bool
+            continue
         is_number = re.search(r"\b(int|float)\b", repr(SETTINGS[setting].annotation)) is not None
         result = run(*command.split(), parameter.opts[-1], "x")
         assert result.status == 2
@@ -95,8 +102,40 @@ def test_options_take_the_type_of_their_setting(run: Run) -> None:
 
 
 def test_decoding_settings_can_all_be_given() -> None:
+    """The table of names and types, which stands apart so that help needs no pydantic, is that of the config."""
+
+    def kind(name: str) -> Any:
+        annotation = SETTINGS[f"decoding.{name}"].annotation
+        if type(None) in get_args(annotation):
+            annotation = get_args(annotation)[0]
+        if get_origin(annotation) is tuple:
+            return list[get_args(annotation)[0]]
+        if get_origin(annotation) is Literal:
+            return type(get_args(annotation)[0])
+        return getattr(annotation, "__origin__", annotation)
+
+    assert list(DECODING) == list(DecodingConfig.model_fields)
+    assert {name: kind(name) for name in DECODING} == DECODING
     names = {setting for command, _, setting in setting_options() if command == "translate"}
     assert {name for name in SETTINGS if name.startswith("decoding.")} <= names
+
+
+def test_a_command_is_handed_the_settings_that_were_given_and_no_others() -> None:
+    seen: list[dict[str, Any]] = []
+
+    @decoding_options(without=("beam_size",))
+    def command(name: str, *, decoding: dict[str, Any], last: int = 3) -> None:
+        """Help."""
+        seen.append({"name": name, "last": last, **decoding})
+
+    app = typer.Typer()
+    app.command()(command)
+    options = ["--sampling", "--forbidden-tokens", "a", "--forbidden-tokens", "b", "--top-p", "0.5", "--no-force-end"]
+    get_command(app).main(["x", *options], standalone_mode=False)
+    get_command(app).main(["x"], standalone_mode=False)
+    given = {"sampling": True, "forbidden_tokens": ["a", "b"], "top_p": 0.5, "force_end": False}
+    assert seen == [{"name": "x", "last": 3, **given}, {"name": "x", "last": 3}]
+    assert "beam_size" not in {parameter.name for parameter in get_command(app).params}
 
 
 def test_help_shows_the_descriptions_of_the_config(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pellucid.commands.terminal import one_line, open_output, open_reporter, to_json
+from pellucid.commands.terminal import Pace, PlainReporter, one_line, open_output, open_reporter, to_json
 from pellucid.errors import DataError
 from pellucid.training.log import Reporter
 
@@ -107,3 +107,57 @@ def test_an_interrupted_output_is_kept_beside_what_was_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.part"]
     assert [(tmp_path / name).read_text() for name in ("out", "out.part")] == ["old", "half"]
     assert capsys.readouterr().err == f"what was written so far is in {tmp_path / 'out.part'}\n"
+
+
+class Clock:
+    """The time, as a test wants it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("pellucid.commands.terminal.time.monotonic", lambda: self.now)
+
+
+def test_a_log_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock(monkeypatch)
+    pace = Pace(PlainReporter(), 1000, 2000, 10_000, False)
+    for done in range(1100, 10_001, 100):
+        clock.now += 1.5
+        pace.update(done, done * 2)
+    pace.end()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 13
+    assert lines[0] == "translating: 1,700 of 10,000 lines (17 %), 133.3 sentences/s, 2:04 left"
+    assert lines[-1] == "translated 9,000 lines in 2:15, 133.3 sentences/s"
+
+
+@pytest.mark.parametrize(("seconds", "quiet", "count"), [(0.1, False, 0), (5, True, 0), (5, False, 3)])
+def test_short_work_is_quiet_and_so_is_what_a_person_sees_appear(
+    seconds: float, quiet: bool, count: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    pace = Pace(PlainReporter(), 0, 0, 0, quiet)
+    for done in (1, 2, 3, 4):
+        clock.now += seconds
+        pace.update(done, done)
+    pace.end()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == count
+    if count:
+        assert lines[0] == "translating: 2 lines, 0.2 sentences/s"
+
+
+def test_long_times_are_told_in_hours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock(monkeypatch)
+    pace = Pace(PlainReporter(), 0, 0, 100, False)
+    clock.now += 3725
+    pace.update(50, 50)
+    assert capsys.readouterr().err.endswith("(50 %), 0.0 sentences/s, 1:02:05 left\n")
+
+
+def test_a_terminal_shows_speed_and_the_lines_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    with open_reporter() as reporter:
+        pace = Pace(reporter, 0, 0, 20, False)
+        pace.update(5, 5)
+        pace.update(10, 10)
+    assert "10/20" in screen.getvalue() and "/s" in screen.getvalue()

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,11 +60,16 @@ def test_lines_are_written_as_they_come(tiny_run: Path, monkeypatch: pytest.Monk
             self.flushed = self.getvalue().count("\n")
 
     class Input:
+        left = 20
+
         @property
-        def buffer(self) -> Iterator[bytes]:
-            for _ in range(20):
-                counts.append(output.flushed)
-                yield b"ba\n"
+        def buffer(self) -> Input:
+            return self
+
+        def readline(self, size: int) -> bytes:
+            counts.append(output.flushed)
+            self.left -= 1
+            return b"ba\n" if self.left >= 0 else b""
 
         def isatty(self) -> bool:
             return False
@@ -75,7 +79,7 @@ def test_lines_are_written_as_they_come(tiny_run: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(reading, "CHUNK_BATCHES", 2)
     assert main(["translate", "--model", str(tiny_run), "--batch-size", "3", "--threads", "1"]) == 0
-    assert counts == [number // 6 * 6 for number in range(20)]
+    assert counts == [number // 6 * 6 for number in range(21)]
     assert output.flushed == 20
 
 
@@ -175,7 +179,7 @@ def test_an_error_in_the_middle_leaves_the_old_output(tiny_run: Path, run: Run, 
     result = run(*base, "--output", tmp_path / "out")
     assert result.status == 2 and "in, line 10: not UTF-8" in result.err
     assert (tmp_path / "out").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "out.part"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "out.part", "out.part.json"]
     assert run(*base).out.count("\n") == 9  # on stdout, what was translated before is there
 
 
@@ -196,3 +200,37 @@ def test_whoever_types_is_told_how(tiny_run: Path, run: Run) -> None:
     assert result.out.count("\n") == 1
     assert result.err == "reading from the terminal, one text a line; Ctrl-D ends\n"
     assert run("translate", "--model", tiny_run, "ba", typed=True).err == ""
+
+
+@pytest.mark.parametrize("options", [("--beam-size", 1), ("--beam-size", 4), ("--sampling", "--seed", 5)])
+def test_streamed_text_is_the_same_text(
+    tiny_run: Path, toy_corpus: Path, run: Run, options: tuple[str | int, ...]
+) -> None:
+    plain = run("translate", "--model", tiny_run, "--input", toy_corpus / "dev.src", *options)
+    assert run("translate", "--model", tiny_run, "--input", toy_corpus / "dev.src", *options, "--stream") == plain
+    assert plain.status == 0 and plain.out
+
+
+def test_streaming_writes_before_a_text_is_done(
+    tiny_run: Path, toy_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    class Output(io.StringIO):
+        def flush(self) -> None:
+            flushed.append(self.getvalue())
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    source = max((toy_corpus / "dev.src").read_text().splitlines(), key=len)
+    assert main(["translate", "--model", str(tiny_run), source, "--beam-size", "1", "--stream"]) == 0
+    words = flushed[-1].split()
+    assert len(words) > 2
+    assert [text.split() for text in flushed if "\n" not in text][: len(words)] == [
+        words[: number + 1] for number in range(len(words))
+    ]
+
+
+@pytest.mark.parametrize("option", ["--json", "--alignments", "--document"])
+def test_what_needs_the_whole_text_cannot_be_streamed(tiny_run: Path, run: Run, option: str) -> None:
+    result = run("translate", "--model", tiny_run, "ba", "--stream", option)
+    assert result.status == 2 and f"--stream writes plain text as it comes, and {option} needs the whole" in result.err

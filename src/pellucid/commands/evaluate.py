@@ -22,6 +22,7 @@ __all__ = ["evaluate"]
 LABELS = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER", "ser": "SER"}
 
 
+@options.decoding_options(without=("n_best",))
 def evaluate(
     model: options.ModelFolder,
     sources: Annotated[
@@ -43,13 +44,10 @@ def evaluate(
         typer.Option("--output", "-o", metavar="FILE", help="Write the translations, too.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
-    beam_size: options.BeamSize = None,
-    length_penalty: options.LengthPenalty = None,
-    length_alpha: options.LengthAlpha = None,
-    max_length: options.MaxLength = None,
-    max_length_ratio: options.MaxLengthRatio = None,
-    max_length_extra: options.MaxLengthExtra = None,
-    batch_size: options.BatchSize = None,
+    *,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
@@ -59,24 +57,20 @@ def evaluate(
     limit cut. Without SOURCES and REFERENCES the corpus is data.test of the run's config.yaml. A blank source counts as
     translated by nothing. Settings that are not given are the model's own.
     """
-    settings = options.given(
-        beam_size=beam_size, length_penalty=length_penalty, length_alpha=length_alpha, max_length=max_length,
-        max_length_ratio=max_length_ratio, max_length_extra=max_length_extra, batch_size=batch_size,
-    )  # fmt: skip
     from pellucid import evaluation
     from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model
 
     names = _known(metric)
     evaluation.evaluate(["x"], ["x"], names, bleu_tokenize=bleu_tokenize)  # what is wrong with them, before the work
     pairs = _read_pairs(model, sources, references)
-    translator = open_model(model, device, threads)
-    config = translator.settings(**settings, n_best=1)
+    translator = open_model(model, device, threads, source_language=source_language, target_language=target_language)
+    config = translator.settings(**decoding, n_best=1)
     generations: list[Any] = []
     texts: list[str] = []
     with open_output(output or os.devnull) as file, open_reporter() as reporter:
         start = time.perf_counter()
         for chunk in chunked(pairs, CHUNK_BATCHES * config.batch_size):
-            generations += translator.generate([pair.source for pair in chunk], **{**settings, "n_best": 1})
+            generations += translator.generate([pair.source for pair in chunk], **{**decoding, "n_best": 1})
             texts += [one_line(generation.text) for generation in generations[len(texts) :]]
             file.writelines(text + "\n" for text in texts[-len(chunk) :])
             reporter.progress("translating", len(generations), len(pairs))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pellucid.commands import options
 from pellucid.commands.terminal import to_json
 
 __all__ = ["describe", "info"]
@@ -24,16 +25,19 @@ def info(
         str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
 ) -> None:
     """Show what a model is, how large, and what its KV cache costs.
 
     Parameters by part, architecture, tokenizers, training, decoding settings, and KV-cache bytes. The bytes come
     from the architecture (2 · layers · key/value heads · head size · bytes per number) and, beside them, from a real
-    cache; multi-head is what the model would need with a key/value head for each query head.
+    cache; multi-head is what the model would need with a key/value head for each query head. Generation settings of a
+    Hugging Face checkpoint that have no counterpart here are listed as not mapped.
     """
     from pellucid.translator import load
 
-    facts = describe(load(model, "cpu"))
+    facts = describe(load(model, "cpu", source_language=source_language, target_language=target_language))
     if as_json:
         typer.echo(to_json(facts, indent=2))
     else:
@@ -48,6 +52,7 @@ def describe(translator: Any) -> dict[str, Any]:
     source, target = translator.source_tokenizer, translator.target_tokenizer
     return {
         "folder": str(translator.folder),
+        "checkpoint": translator.document.get("huggingface", {}).get("model_type"),
         "parameters": {**counts, "total": sum(counts.values())},
         "model": model.config.model_dump(mode="json"),
         "tokenizers": {
@@ -55,8 +60,10 @@ def describe(translator: Any) -> dict[str, Any]:
             "source": {"kind": source.kind, "vocab_size": source.vocab_size},
             "target": {"kind": target.kind, "vocab_size": target.vocab_size},
         },
+        "text": {name: value for name, value in translator.rules.to_json().items() if name != "format"},
         "training": _training(translator),
         "decoding": translator.decoding.model_dump(mode="json"),
+        "unmapped": translator.document.get("unmapped", []),
         "kv_cache": _cache(model),
     }
 
@@ -116,6 +123,8 @@ def _cache(model: Any) -> dict[str, Any]:
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     model, cache = facts["model"], facts["kv_cache"]
     yield facts["folder"]
+    if facts["checkpoint"]:
+        yield f"checkpoint       Hugging Face, {facts['checkpoint']}"
     yield f"parameters       {facts['parameters']['total']:,}"
     for part in ("embeddings", "encoder", "decoder"):
         yield f"  {part:<14} {facts['parameters'][part]:,}"
@@ -125,8 +134,9 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     )
     self_heads = model["num_kv_heads"] or model["num_heads"]
     cross_heads = model["cross_num_kv_heads"] or self_heads
+    head_size = model["head_dim"] or model["hidden_size"] // model["num_heads"]
     yield (
-        f"                 {model['num_heads']} heads of {model['hidden_size'] // model['num_heads']}; "
+        f"                 {model['num_heads']} heads of {head_size}; "
         f"key/value heads: {self_heads} in self-attention, {cross_heads} in cross-attention"
     )
     yield (
@@ -138,9 +148,12 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         name = "shared" if tokenizers["shared"] else side
         label = "tokenizer" if side == "source" else ""
         yield f"{label:<16} {name}: {tokenizers[side]['kind']}, {tokenizers[side]['vocab_size']:,} tokens"
+    yield from _text_lines(facts["text"])
     yield from _training_lines(facts["training"])
     decoding = facts["decoding"]
     yield "decoding         " + ", ".join(f"{name} {value}" for name, value in decoding.items() if value is not None)
+    if facts["unmapped"]:
+        yield f"not mapped       {'; '.join(facts['unmapped'])}"
     yield f"KV cache         {'bytes':>24}{'measured':>12}{'multi-head':>12}"
     for part, label in (
         ("self_attention_per_target_token", "  per target token and beam"),
@@ -148,6 +161,16 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     ):
         row = cache[part]
         yield f"{label:<27}{row['formula']:>14,}{row['measured']:>12,}{row['multi_head']:>12,}"
+
+
+def _text_lines(text: dict[str, Any]) -> Iterator[str]:
+    """The rules for text; nothing where there are none."""
+    rules = [f"{side} in {text[f'{side}_script']} script" for side in ("source", "target")]
+    rules = [rule for rule in rules if "none" not in rule.split()]
+    if text["placeholders"]:
+        rules.append(f"placeholders for {', '.join(text['placeholders'])}")
+    if rules:
+        yield f"text             {'; '.join(rules)}"
 
 
 def _training_lines(training: dict[str, Any]) -> Iterator[str]:

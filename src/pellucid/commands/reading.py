@@ -8,21 +8,59 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pellucid.commands.options import given
 from pellucid.config import Config, CorpusConfig, load_config, parse_config
 from pellucid.data.corpus import Pair, read_pairs
-from pellucid.data.lines import STDIN, check_file, read_lines
-from pellucid.errors import ConfigError, DataError
+from pellucid.data.lines import STDIN, byte_lines, check_file, decode_line
+from pellucid.errors import ConfigError, DataError, PellucidError
 
-__all__ = ["CHUNK_BATCHES", "chunked", "open_model", "read_config", "read_corpus", "read_texts"]
+__all__ = [
+    "CHUNK_BATCHES",
+    "MAX_LINE_BYTES",
+    "Line",
+    "chunked",
+    "count_lines",
+    "open_model",
+    "read_config",
+    "read_corpus",
+    "read_texts",
+    "windows",
+]
 
 CHUNK_BATCHES = 8
 """Batches of lines read at once: lines of like length are decoded together, so more is faster, up to a point."""
 
+MAX_LINE_BYTES = 1 << 20
+"""Longest line of text to translate; more in one line is no sentence, nor a paragraph."""
+
+WINDOW_BYTES = 4 << 20
+"""Lines read at once are fewer where they are long, so that memory stays what it is."""
+
+COUNTED_BYTES = 1 << 30
+"""Largest file whose lines are counted for the time left: about a second of reading."""
+
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line to translate.
+
+    Attributes:
+        number: counted from 1.
+        raw: its bytes, without the line's end; of a line that is too long, the beginning.
+        text: as text; U+FFFD stands for what is not UTF-8, and a line that is too long is blank.
+        error: what is wrong with it, with its place; None where nothing is.
+    """
+
+    number: int
+    raw: bytes
+    text: str
+    error: PellucidError | None = None
 
 
 def read_config(
@@ -55,8 +93,10 @@ def read_config(
     return load_config(file, overrides, base)
 
 
-def read_texts(arguments: Sequence[str], path: str | None) -> tuple[Iterator[str], str]:
+def read_texts(arguments: Sequence[str], path: str | None) -> tuple[Iterator[Line], str]:
     """The texts given as arguments, in a file, or on stdin; and a name for where they come from.
+
+    What is wrong with a line is in the line.
 
     Raises:
         ConfigError: arguments and a file.
@@ -65,16 +105,73 @@ def read_texts(arguments: Sequence[str], path: str | None) -> tuple[Iterator[str
     if arguments:
         if path is not None:
             raise ConfigError("texts are given both as arguments and with --input: give one of the two")
-        for number, text in enumerate(arguments, 1):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise DataError(f"text {number} of the command line is not UTF-8: convert it") from None
-        return iter(arguments), "text"
+        return iter([_argument(text, number) for number, text in enumerate(arguments, 1)]), "text"
     if path in (None, STDIN):
-        return read_lines(STDIN), "line"
+        return _lines(STDIN), "line"
     check_file(Path(str(path)))
-    return read_lines(str(path)), f"{path}, line"
+    return _lines(str(path)), f"{path}, line"
+
+
+def _argument(text: str, number: int) -> Line:
+    try:
+        return Line(number, text.encode(), text)
+    except UnicodeEncodeError:
+        raise DataError(f"text {number} of the command line is not UTF-8: convert it") from None
+
+
+def _lines(path: str) -> Iterator[Line]:
+    for number, raw in enumerate(byte_lines(path, MAX_LINE_BYTES), start=1):
+        try:
+            if len(raw) > MAX_LINE_BYTES:
+                place = "standard input" if path == STDIN else path
+                raise DataError(
+                    f"more than {MAX_LINE_BYTES:,} bytes in one line, the most that is translated: break it into lines",
+                    path=place,
+                    line=number,
+                )
+            yield Line(number, raw, decode_line(raw, path, number))
+        except DataError as error:
+            text = "" if len(raw) > MAX_LINE_BYTES else raw.decode("utf-8", errors="replace")
+            yield Line(number, raw, text.replace("\0", "\ufffd"), error)
+
+
+def count_lines(path: str | None) -> int:
+    """The number of lines of a file where counting costs next to nothing; 0 elsewhere: packed, huge, or a pipe."""
+    if path in (None, STDIN):
+        return 0
+    file = Path(str(path))
+    if not file.is_file() or file.suffix.lower() in (".gz", ".zst", ".xz") or file.stat().st_size > COUNTED_BYTES:
+        return 0
+    count, last = 0, b"\n"
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            count += block.count(b"\n")
+            last = block[-1:]
+    return count + (last != b"\n")
+
+
+def windows(lines: Iterable[Line], size: int) -> Iterator[tuple[list[Line], PellucidError | None]]:
+    """Lists of at most ``size`` lines, fewer where they are long; where one ends depends on the lines alone.
+
+    If reading fails in the middle, the lines before it come with the error, and nothing after them.
+    """
+    window: list[Line] = []
+    room = WINDOW_BYTES
+    iterator = iter(lines)
+    while True:
+        try:
+            line = next(iterator, None)
+        except PellucidError as error:
+            yield window, error
+            return
+        if line is not None:
+            window.append(line)
+            room -= len(line.raw)
+        if window and (line is None or len(window) == size or room <= 0):
+            yield window, None
+            window, room = [], WINDOW_BYTES
+        if line is None:
+            return
 
 
 def read_corpus(sources: str, targets: str) -> Iterator[Pair]:
@@ -96,11 +193,15 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def open_model(model: str, device: str | None, threads: int | None) -> Any:
+def open_model(model: str, device: str | None, threads: int | None, **languages: str | None) -> Any:
     """The :class:`~pellucid.translator.Translator` of a model folder, on that device, with that many CPU threads.
 
+    Args:
+        model, device, threads: as typed.
+        **languages: ``source_language`` and ``target_language`` of :func:`~pellucid.translator.load`.
+
     Raises:
-        ConfigError: no such device, no such number of threads.
+        ConfigError: no such device, no such number of threads; a language that does not fit the model.
         ModelFolderError: not a model.
     """
     machine = parse_config({"training": given(device=device, threads=threads)}).training
@@ -108,4 +209,4 @@ def open_model(model: str, device: str | None, threads: int | None) -> Any:
     from pellucid.translator import load
 
     set_threads(machine.threads)
-    return load(model, machine.device)
+    return load(model, machine.device, **languages)

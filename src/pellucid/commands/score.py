@@ -15,6 +15,10 @@ from pellucid.commands.terminal import open_output, open_reporter, to_json
 __all__ = ["score"]
 
 
+@options.decoding_options(
+    *("length_penalty", "length_alpha", "prefix", "prefix_tokens", "forced_score", "repetition_penalty"),
+    *("max_source_length", "batch_size"),
+)
 def score(
     model: options.ModelFolder,
     sources: Annotated[str, typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.")],
@@ -23,9 +27,10 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Write a JSON object a line: source, target, score, tokens, token_logprobs.")
     ] = False,
-    length_penalty: options.LengthPenalty = None,
-    length_alpha: options.LengthAlpha = None,
-    batch_size: options.BatchSize = None,
+    *,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+    decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
@@ -37,18 +42,19 @@ def score(
     For a blank source the line stays blank (in JSON: null), as translate has nothing to say to it; a blank target is
     scored like any other. Unequal numbers of lines are an error.
     """
-    settings = options.given(length_penalty=length_penalty, length_alpha=length_alpha, batch_size=batch_size)
     from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model, read_corpus
     from pellucid.errors import LengthError
 
     pairs = read_corpus(sources, targets)
     with open_output(output) as file, open_reporter(not file.isatty()) as reporter:
-        translator = open_model(model, device, threads)
+        translator = open_model(
+            model, device, threads, source_language=source_language, target_language=target_language
+        )
         done = 0
-        for chunk in chunked(pairs, CHUNK_BATCHES * translator.settings(**settings).batch_size):
+        for chunk in chunked(pairs, CHUNK_BATCHES * translator.settings(**decoding).batch_size):
             real = [pair for pair in chunk if pair.source.strip()]
             try:
-                found = translator.score([pair.source for pair in real], [pair.target for pair in real], **settings)
+                found = translator.score([pair.source for pair in real], [pair.target for pair in real], **decoding)
             except LengthError as error:
                 line = real[(error.number or 1) - 1].line
                 raise LengthError(f"{sources}, {targets}, line {line}: {error.reason}") from None

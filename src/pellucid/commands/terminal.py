@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 from pellucid.errors import DataError
 from pellucid.files import atomic_file
 
-__all__ = ["PlainReporter", "one_line", "open_output", "open_reporter", "to_json"]
+__all__ = ["Pace", "PlainReporter", "one_line", "open_output", "open_reporter", "to_json"]
 
 # JSON escapes line feeds and other control characters; these three it leaves, and some readers of lines break at them.
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
@@ -75,6 +76,68 @@ class _RichReporter:
             self._task = None
 
 
+class Pace:
+    """How far a long piece of work is and how fast it goes: a bar on a terminal, a line now and then in a log.
+
+    Args:
+        reporter: where it is said.
+        done: lines done before.
+        sentences: sentences in them.
+        total: lines there are; 0 where that is not known.
+        quiet: whether a log is to have no lines.
+    """
+
+    every = 10.0
+    """Seconds between two lines of a log; work that takes no longer has none."""
+
+    def __init__(
+        self, reporter: PlainReporter | _RichReporter, done: int, sentences: int, total: int, quiet: bool
+    ) -> None:
+        self._reporter, self._total = reporter, total
+        self._first = self._done = done
+        self._sentences = self._before = sentences
+        self._quiet = quiet
+        self._logs = isinstance(reporter, PlainReporter) and not quiet
+        self._start = self._said = time.monotonic()
+        reporter.progress("translating", done, total)
+
+    def update(self, done: int, sentences: int) -> None:
+        """Lines and sentences done in all."""
+        self._done, self._sentences = done, sentences
+        self._reporter.progress("translating", done, self._total)
+        now = time.monotonic()
+        if self._logs and now - self._said >= self.every and done != self._total:
+            self._said = now
+            self._reporter.line(f"translating: {self._place()}, {self._speed(now)}{self._left(now)}")
+
+    def end(self) -> None:
+        """Say how fast it was, if it was long enough for anybody to have waited."""
+        now = time.monotonic()
+        if now - self._start >= self.every and not self._quiet:
+            lines = self._done - self._first
+            self._reporter.line(f"translated {lines:,} lines in {_clock(now - self._start)}, {self._speed(now)}")
+
+    def _place(self) -> str:
+        if not self._total:
+            return f"{self._done:,} lines"
+        return f"{self._done:,} of {self._total:,} lines ({100 * self._done // self._total} %)"
+
+    def _speed(self, now: float) -> str:
+        return f"{(self._sentences - self._before) / max(now - self._start, 1e-9):,.1f} sentences/s"
+
+    def _left(self, now: float) -> str:
+        done = self._done - self._first
+        if not self._total or not done:
+            return ""
+        return f", {_clock((now - self._start) / done * max(0, self._total - self._done))} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 @contextmanager
 def open_reporter(wanted: bool = True) -> Iterator[PlainReporter | _RichReporter]:
     """A reporter: bars where they are wanted and stderr is a terminal, plain lines otherwise."""
@@ -86,15 +149,24 @@ def open_reporter(wanted: bool = True) -> Iterator[PlainReporter | _RichReporter
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        """Of late, a second."""
+
+        def render(self, task: Any) -> Any:
+            return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Speed(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
