@@ -30,7 +30,8 @@ CORPORA = ("data.train", "data.dev", "data.test")  # three groups of one kind, d
 WORDS = {
     "en": {
         "other": "中文", "and": ", ", "or": " or ", "integer": "integer", "number": "number", "string": "text",
-        "boolean": "`true`, `false`", "group": "group, see below", "setting": "setting", "allowed": "allowed",
+        "boolean": "`true`, `false`", "list": "list of", "group": "group, see below",
+        "setting": "setting", "allowed": "allowed",
         "default": "default", "meaning": "meaning", "argument": "argument", "option": "option",
         "required": "required", "commands": "Commands", "presets": "Presets: what each `preset` sets.",
         "made": "Made by `make docs` from the code; edit the text there.",
@@ -42,7 +43,8 @@ WORDS = {
     },
     "zh": {
         "other": "English", "and": "、", "or": " 或", "integer": "整数", "number": "数", "string": "文本",
-        "boolean": "`true`、`false`", "group": "一组设置，见下文", "setting": "设置", "allowed": "取值",
+        "boolean": "`true`、`false`", "list": "列表，元素为", "group": "一组设置，见下文",
+        "setting": "设置", "allowed": "取值",
         "default": "默认值", "meaning": "含义", "argument": "参数", "option": "选项",
         "required": "必填", "commands": "命令", "presets": "预设：每个 `preset` 设定的值。",
         "made": "本页由 `make docs` 根据代码和 docs/zh/settings.yaml 生成，请在那里修改文字。",
@@ -137,6 +139,8 @@ class Writer:
             return self.words["or"].join(kinds)
         if "enum" in schema:
             return self.words["and"].join(f"`{value}`" for value in schema["enum"])
+        if schema["type"] == "array":
+            return f"{self.words['list']} {self._allowed(schema['items'])}"
         return f"{self.words[schema['type']]} {_interval(schema)}".strip()
 
     # -- commands
@@ -202,6 +206,8 @@ def _interval(schema: dict[str, Any]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "—"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

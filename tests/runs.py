@@ -16,9 +16,10 @@ TIMING = ("tokens_per_second",)
 
 
 def full_settings(data: Path, output: Path, **training: Any) -> dict[str, Any]:
-    """Dropout, sampled segmentations, accumulation, averaged weights, several epochs, validations and saves."""
+    """Dropout, sampled texts, accumulation, averaged weights, several epochs, validations and saves."""
     settings = toy_settings(data, output)
     settings["tokenizer"] = {"vocab_size": 40, "sampling_alpha": 0.2, "byte_fallback": False}
+    settings["data"]["drop_final_punctuation"] = 0.5
     settings["model"] |= {"dropout": 0.1, "attention_dropout": 0.1, "ff_dropout": 0.1}
     settings["training"] |= {
         "batch_tokens": 200,

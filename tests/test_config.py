@@ -202,6 +202,7 @@ RANGES = [
     ("data.max_target_tokens", [1], [0]),
     ("data.max_length_ratio", [1.01], [1.0]),
     ("data.max_unknown", [0.0, 0.999], [-0.001, 1.0]),
+    ("data.drop_final_punctuation", [0.0, 1.0], [-0.001, 1.001]),
     ("data.train.source_column", [0, 3, "zh"], [-1, 1.5]),
     ("data.train.target_column", [0, 3, "en"], [-1, [1]]),
     ("tokenizer.vocab_size", [16, 1_000_000], [15, 1_000_001]),
@@ -211,6 +212,11 @@ RANGES = [
     ("model.encoder_layers", [1], [0]),
     ("model.decoder_layers", [1], [0]),
     ("model.num_heads", [1], [0]),
+    ("model.head_dim", [1, None], [0]),
+    ("model.norm_epsilon", [1e-12, 0.1, None], [0.0, 0.2]),
+    ("model.first_position", [0, 1000], [-1, 1001]),
+    ("model.relative_buckets", [4], [3, 5, 65538]),
+    ("model.relative_max_distance", [17], [0]),
     ("model.num_kv_heads", [1, None], [0]),
     ("model.cross_num_kv_heads", [1, None], [0]),
     ("model.ff_size", [1], [0]),
@@ -240,35 +246,65 @@ RANGES = [
     ("training.patience", [1, None], [0]),
     ("training.threads", [1, None], [0]),
     ("decoding.beam_size", [1, 1024], [0, 1025]),
-    ("decoding.n_best", [1], [0]),
-    ("decoding.length_alpha", [0.0, 10.0], [-0.1, 10.1]),
+    ("decoding.n_best", [1, 1024], [0, 1025]),
+    ("decoding.length_alpha", [-10.0, 10.0], [-10.1, 10.1]),
+    ("decoding.min_length", [0], [-1]),
+    ("decoding.repetition_penalty", [0.001, 100.0], [0.0, 100.1]),
+    ("decoding.no_repeat_ngram", [0, 1000], [-1, 1001]),
+    ("decoding.diversity_groups", [1, 1024], [0, 1025]),
+    ("decoding.diversity_strength", [0.0, 1000.0], [-0.1, 1000.1]),
+    ("decoding.temperature", [0.001, 100.0], [0.0, 100.1]),
+    ("decoding.top_k", [1, None], [0]),
+    ("decoding.top_p", [0.001, 1.0], [0.0, 1.1]),
+    ("decoding.min_p", [0.0, 1.0], [-0.1, 1.1]),
+    ("decoding.typical_p", [0.001, 1.0], [0.0, 1.1]),
+    ("decoding.seed", [0, 2**32 - 1], [-1, 2**32]),
     ("decoding.max_length", [1, None], [0]),
     ("decoding.max_length_ratio", [0.0, 100.0], [-0.1, 100.1]),
     ("decoding.max_length_extra", [1], [0]),
+    ("decoding.max_source_length", [1], [0]),
     ("decoding.batch_size", [1], [0]),
 ]
 
 CHOICES = {
     "data.on_bad_line": ["error", "drop"],
-    "tokenizer.kind": ["sentencepiece", "characters", "symbols"],
-    "tokenizer.target_kind": ["sentencepiece", "characters", "symbols", None],
+    "tokenizer.kind": ["sentencepiece", "characters", "letters", "symbols"],
+    "tokenizer.target_kind": ["sentencepiece", "characters", "letters", "symbols", None],
     "tokenizer.model": ["unigram", "bpe"],
     "tokenizer.normalization": ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"],
+    "tokenizer.source_script": ["none", "simplified", "traditional"],
+    "tokenizer.target_script": ["none", "simplified", "traditional"],
     "model.preset": ["tiny", "small", "base", None],
-    "model.activation": ["relu", "gelu", "swiglu"],
+    "model.activation": ["relu", "gelu", "gelu_tanh", "silu", "reglu", "geglu", "geglu_tanh", "swiglu"],
     "model.norm": ["layernorm", "rmsnorm"],
     "model.norm_placement": ["pre", "post"],
-    "model.positions": ["sinusoidal", "learned", "rotary", "none"],
-    "model.tied_embeddings": ["three", "two", "none"],
+    "model.positions": ["sinusoidal", "learned", "rotary", "relative", "none"],
+    "model.sinusoidal_layout": ["interleaved", "halves", "fairseq"],
+    "model.tied_embeddings": ["three", "two", "inputs", "none"],
     "training.schedule": ["inverse_sqrt", "cosine", "linear", "constant"],
     "training.precision": ["auto", "float32", "bfloat16"],
     "training.metric": ["loss", "bleu", "chrf", "wer", "ser"],
     "training.device": ["auto", "cpu", "cuda", "cuda:0", "cuda:11", "mps"],
+    "decoding.unknown": ["keep", "drop", "copy"],
     "decoding.length_penalty": ["average", "power", "gnmt", "none"],
+    "decoding.stop": ["exact", "first_k", "top", "heuristic"],
+    "decoding.beam": ["narrowing", "full"],
+    "decoding.forced_score": ["counted", "free"],
 }
 
-FLAGS = ["tokenizer.joint", "tokenizer.byte_fallback", "model.scale_embeddings", "model.bias"]
-TEXTS = ["output", "data.dir", "data.train.source", "data.train.target", "data.train.path"]
+# Some values that are allowed, and some that are not.
+LISTS: dict[str, tuple[list[Any], list[Any]]] = {
+    "tokenizer.placeholders": ([[], ["url"], ["number", "email", "url"]], ["url", ["xyzzy"], [1], 3]),
+    **{
+        f"decoding.{name}": ([[], ["▁a", "b"]], ["▁a", [1], 3])
+        for name in ("prefix_tokens", "forbidden_tokens", "allowed_tokens", "forbidden_phrases")
+    },
+}
+
+MODEL_FLAGS = ["scale_embeddings", "embedding_norm", "scale_attention", "scale_output", "output_bias", "bias"]
+FLAGS = ["tokenizer.joint", "tokenizer.byte_fallback", *(f"model.{name}" for name in MODEL_FLAGS)]
+FLAGS += ["decoding.sampling", "decoding.force_end", "decoding.renormalize"]
+TEXTS = ["decoding.prefix", "output", "data.dir", "data.train.source", "data.train.target", "data.train.path"]
 
 # What must stand beside a value for it to be allowed.
 COMPANIONS = {
@@ -277,6 +313,11 @@ COMPANIONS = {
     "data.train.source_column": ["data.train.path=a.tsv"],
     "data.train.target_column": ["data.train.path=a.tsv"],
     "tokenizer": ["model.tied_embeddings=two"],
+    "decoding.diversity_groups": ["decoding.beam_size=1024"],
+    **{
+        f"decoding.{name}": ["decoding.sampling=true"]
+        for name in ("n_best", "temperature", "top_k", "top_p", "min_p", "typical_p")
+    },
 }
 
 
@@ -286,7 +327,7 @@ def override(name: str, value: object) -> list[str]:
 
 
 def test_every_setting_is_in_one_of_the_tables_above() -> None:
-    listed = [name for name, _, _ in RANGES] + list(CHOICES) + FLAGS + TEXTS
+    listed = [name for name, _, _ in RANGES] + list(CHOICES) + list(LISTS) + FLAGS + TEXTS
     assert sorted(listed) == sorted(SETTINGS)
 
 
@@ -307,6 +348,15 @@ def test_the_choices_of_every_named_setting(name: str, choices: list[str]) -> No
         assert message.startswith(f"{name} = {wrong!r}: ")
         if name != "training.device":
             assert all(repr(value) in message for value in choices if value is not None)
+
+
+@pytest.mark.parametrize(("name", "allowed", "refused"), [(name, *values) for name, values in LISTS.items()])
+def test_the_members_of_every_list(name: str, allowed: list[Any], refused: list[Any]) -> None:
+    for value in allowed:
+        assert list(get(load_config(overrides=override(name, value)), name)) == value
+    for value in refused:
+        wrong = value[0] if isinstance(value, list) else value
+        assert refusal(*override(name, value)).startswith(f"{name} = {wrong!r}: input should be ")
 
 
 @pytest.mark.parametrize("name", [name for name, field in SETTINGS.items() if field.annotation is not bool])
@@ -375,8 +425,23 @@ def test_a_single_group_explains_itself_too() -> None:
         (["data.test={source: a, path: c}"], "data.test: give either source and target"),
         (["tokenizer.kind=characters", "tokenizer.sampling_alpha=0.1"], "tokenizer: sampling_alpha needs kind: sent"),
         (["tokenizer.model=bpe", "tokenizer.sampling_alpha=0.1"], "tokenizer: sampling_alpha needs kind: sentencep"),
+        (["tokenizer.kind=symbols", "tokenizer.placeholders=[url]"], "tokenizer: placeholders need kind: sentencep"),
+        (["tokenizer.target_kind=symbols", "tokenizer.placeholders=[url]"], "tokenizer: placeholders need kind: sent"),
+        (["tokenizer.placeholders=[url, url]"], "tokenizer: placeholders names a kind twice: url, url"),
         (["model.hidden_size=10"], "model: hidden_size (10) must be a multiple of num_heads (4)"),
         (["model.num_kv_heads=3"], "model: num_kv_heads (3) must divide num_heads (4)"),
+        (
+            ["model.sinusoidal_layout=fairseq", "model.hidden_size=2", "model.num_heads=1"],
+            "model: sinusoidal_layout: fairseq needs a hidden_size of at least 4, not 2",
+        ),
+        (
+            ["model.relative_max_distance=16"],
+            "model: relative_max_distance (16) must exceed half of relative_buckets (32): ",
+        ),
+        (
+            ["tokenizer.joint=false", "model.tied_embeddings=inputs"],
+            "model.tied_embeddings: inputs needs one vocabulary",
+        ),
         (["model.cross_num_kv_heads=8"], "model: cross_num_kv_heads (8) must divide num_heads (4)"),
         (
             ["model.positions=rotary", "model.hidden_size=12"],
@@ -409,6 +474,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], m
         ["data.train={path: a.tsv}", "data.dev={source: a, target: b}"],
         ["tokenizer.sampling_alpha=0.1"],
         ["model.num_kv_heads=2", "model.cross_num_kv_heads=1"],
+        ["model.hidden_size=10", "model.head_dim=6"],
         ["model.positions=none", "model.hidden_size=9", "model.num_heads=3"],
         ["model.positions=rotary", "model.hidden_size=16"],
         ["decoding.beam_size=5", "decoding.n_best=5"],

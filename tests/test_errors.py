@@ -20,7 +20,7 @@ def test_the_tree_is_the_one_in_the_docstring() -> None:
             above[depth] = drawn[2]
             parents[drawn[2]] = above[depth - 4] if depth else "ValueError"
     assert parents == {name: getattr(errors, name).__bases__[0].__name__ for name in errors.__all__}
-    assert len(parents) == 8
+    assert len(parents) == 9
 
 
 @pytest.mark.parametrize("kind", [DataError, TokenizerError])

@@ -29,6 +29,10 @@ TORCH_FREE = (
 # Heavy or optional: imported by one file each, and only when it gets to work.
 ON_DEMAND = {
     *("transformers", "ctranslate2", "fastapi", "onnx", "pyarrow", "zstandard", "hsk_sentences_audio", "tensorboardX"),
+    "huggingface_hub",
+    "opencc",
+    "sentencex",
+    "tokenizers",
 }
 
 

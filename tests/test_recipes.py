@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def parse(line: str) -> tuple[str, dict[str, Any]]:
     return name, command.make_context(name, rest).params
 
 
+def answer(address: str) -> io.BytesIO:
+    """Something in place of a file of a corpus; an archive where that is what is expected."""
+    content = io.BytesIO()
+    if not address.endswith(".zip"):
+        content.write(b"x")
+    else:
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr("cmn.txt", "".join(f"English {n}\t中文{n}\tCC-BY\n" for n in range(20)))
+    content.seek(0)
+    return content
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_commands_of_the_header(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = dict(map(parse, re.findall(r"^#   (pellucid .+)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)))
@@ -41,7 +54,7 @@ def test_the_commands_of_the_header(recipe: Path, tmp_path: Path, monkeypatch: p
     config = read_config([str(recipe), *overrides], {}, {}, {})
 
     monkeypatch.chdir(tmp_path)
-    fetch(commands["fetch"]["name"], commands["fetch"]["output"], opener=lambda address: io.BytesIO(b"x"))
+    fetch(commands["fetch"]["name"], commands["fetch"]["output"], opener=answer)
     for corpus in (config.data.train, config.data.dev, config.data.test):
         assert corpus is not None
         assert all(path.is_file() for path in corpus_files(corpus, config.data.dir))

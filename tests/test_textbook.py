@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pellucid.config import ModelConfig
 from pellucid.errors import LengthError
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.trace import AttentionEvent
+from pellucid.trace import AttentionEvent, Observer
 from pellucid.training.loss import token_loss
 
 VOCAB = 13
@@ -172,7 +172,7 @@ def test_padding_is_attended_by_nobody(positions: str, training: bool) -> None:
     assert distance(alone, logits[1:2]) < 2e-6
 
 
-class Weights:
+class Weights(Observer):
     """Keeps the attention weights and masks that the model used."""
 
     def __init__(self) -> None:

@@ -13,7 +13,8 @@ import torch
 import pellucid
 from pellucid.data.batches import collate
 from pellucid.decoding.model_step import CachedStep, UncachedStep
-from pellucid.decoding.search import search
+from pellucid.decoding.rules import TokenRules
+from pellucid.decoding.search import Sentence, search
 from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
 from pellucid.translator import Generation, Translator
 from toys import SYMBOLS
@@ -77,10 +78,9 @@ def test_cached_equals_uncached(translator: Translator, beam_size: int) -> None:
     batch = collate(ids, ids)
     settings = translator.settings(beam_size=beam_size, n_best=beam_size)
     results = []
-    with torch.inference_mode():
-        for make in (CachedStep, UncachedStep):
-            step = make(translator.model, batch.source, batch.source_mask)
-            results.append(search(step, [12] * 12, settings, bos_id=2, eos_id=3, suppressed=(0, 2)))
+    for make in (CachedStep, UncachedStep):
+        step = make(translator.model, batch.source, batch.source_mask)
+        results.append(search(step, [Sentence(12)] * 12, settings, TokenRules(2, 3, forbidden=(0, 2))))
     for cached, uncached in zip(*results, strict=True):
         assert [h.tokens for h in cached] == [h.tokens for h in uncached]
         assert [h.score for h in cached] == pytest.approx([h.score for h in uncached], abs=1e-5)
@@ -92,14 +92,13 @@ def test_a_beam_of_one_is_the_argmax_at_every_step(translator: Translator) -> No
         ids = translator.source_tokenizer.encode(text)
         batch = collate([ids], [ids])
         written: list[int] = []
-        with torch.inference_mode():
-            step = CachedStep(translator.model, batch.source, batch.source_mask)
-            token = torch.tensor([2])
-            while not written or (written[-1] != 3 and len(written) < 12):
-                logprobs = step(token)
-                logprobs[:, [0, 2]] = -torch.inf
-                token = logprobs.argmax(-1)
-                written.append(int(token))
+        step = CachedStep(translator.model, batch.source, batch.source_mask)
+        token = np.array([2])
+        while not written or (written[-1] != 3 and len(written) < 12):
+            logprobs = step(token).read().copy()
+            logprobs[:, [0, 2]] = -np.inf
+            token = logprobs.argmax(-1)
+            written.append(int(token[0]))
         (hypothesis,) = translator.generate([text], beam_size=1, max_length=12)[0].hypotheses
         assert hypothesis.token_ids == written
 

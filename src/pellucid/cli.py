@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 from pellucid import __version__
-from pellucid.commands import data, demo, evaluate, info, score, train, translate
+from pellucid.commands import align, check, convert, data, demo, evaluate, info, score, train, translate
 from pellucid.commands.options import SettingsCommand
 from pellucid.errors import PellucidError
 
@@ -40,9 +40,15 @@ app = typer.Typer(
 )
 app.command("train", cls=SettingsCommand)(train.train)
 app.command("translate", cls=SettingsCommand)(translate.translate)
+app.command("generate", cls=SettingsCommand, short_help="The same as translate, under its general name.")(
+    translate.translate
+)
 app.command("score", cls=SettingsCommand)(score.score)
+app.command("align", cls=SettingsCommand)(align.align)
 app.command("evaluate", cls=SettingsCommand)(evaluate.evaluate)
+app.command("check", cls=SettingsCommand)(check.check)
 app.command("info", cls=SettingsCommand)(info.info)
+app.command("convert", cls=SettingsCommand)(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("demo", cls=SettingsCommand)(demo.demo)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from pellucid.decoding_config import DecodingConfig
 from pellucid.errors import ConfigError
 from pellucid.settings import Settings, explain, merged, read_override, read_yaml
 
@@ -83,15 +84,22 @@ class DataConfig(Settings):
     max_unknown: Share = Field(
         0.02, description="Largest share of unknown tokens on a side of `dev` before training is refused."
     )
+    drop_final_punctuation: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0,
+        description="Probability that training sees a source without the marks that end its last sentence (in every "
+        "script), drawn anew in each epoch; the target stays.",
+    )
 
 
 class TokenizerConfig(Settings):
     """How text becomes tokens."""
 
-    kind: Literal["sentencepiece", "characters", "symbols"] = Field(
-        "sentencepiece", description="Subwords learned from the text, single characters, or space-separated symbols."
+    kind: Literal["sentencepiece", "characters", "letters", "symbols"] = Field(
+        "sentencepiece",
+        description="Subwords learned from the text; single characters; letters (characters taken apart by Unicode's "
+        "NFD: Hangul syllables into their letters, accents off theirs); or space-separated symbols.",
     )
-    target_kind: Literal["sentencepiece", "characters", "symbols"] | None = Field(
+    target_kind: Literal["sentencepiece", "characters", "letters", "symbols"] | None = Field(
         None, description="Kind for the target side where it differs; then the vocabularies are separate."
     )
     joint: bool = Field(True, description="One vocabulary for both sides, or one for each.")
@@ -106,7 +114,25 @@ class TokenizerConfig(Settings):
         1.0, description="Share of the training text's characters that get a piece of their own."
     )
     normalization: Literal["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"] = Field(
-        "nmt_nfkc", description="Unicode normalisation that SentencePiece applies first (cf = case folding)."
+        "nmt_nfkc",
+        description="Unicode normalisation that SentencePiece applies first, on both sides. nfkc: full-width forms, "
+        "ligatures and the like become plain letters (Ａ１ﬁ½ is A1fi1⁄2, … is ...), so that a model cannot write them; "
+        "nmt_: also removes control characters and makes all white space a space; _cf: lower case. All of these join "
+        "spaces. identity changes nothing: with byte_fallback every text comes back as it was, but for ▁ (U+2581).",
+    )
+    source_script: Literal["none", "simplified", "traditional"] = Field(
+        "none",
+        description="Convert Chinese on the source side to one script by OpenCC, in training and in every use of the "
+        "model, so that both scripts are the same to it; needs pip install 'pellucid[chinese]'.",
+    )
+    target_script: Literal["none", "simplified", "traditional"] = Field(
+        "none", description="The same for the target side: what the model learns to write; references stay as they are."
+    )
+    placeholders: tuple[Literal["url", "email", "number"], ...] = Field(
+        (),
+        description="Parts of the source to carry over as they are: each becomes a piece of its own in front of the "
+        "model (at most 5 of a kind), and the original is put back behind it. In training only where both sides "
+        "have the part, letter by letter; in use everywhere. One that the model leaves out is not added.",
     )
     sampling_alpha: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         0.0,
@@ -119,6 +145,10 @@ class TokenizerConfig(Settings):
             raise ValueError(
                 "sampling_alpha needs kind: sentencepiece and model: unigram (other models have no n-best list)"
             )
+        if self.placeholders and (self.kind, self.target_kind or self.kind) != ("sentencepiece", "sentencepiece"):
+            raise ValueError("placeholders need kind: sentencepiece on both sides (other kinds cannot reserve pieces)")
+        if len(set(self.placeholders)) < len(self.placeholders):
+            raise ValueError(f"placeholders names a kind twice: {', '.join(self.placeholders)}")
         return self
 
     @property
@@ -153,7 +183,8 @@ class ModelConfig(Settings):
     hidden_size: Positive = Field(256, description="Width of the residual stream, M.")
     encoder_layers: Positive = Field(3, description="Layers of the encoder.")
     decoder_layers: Positive = Field(3, description="Layers of the decoder.")
-    num_heads: Positive = Field(4, description="Query heads, H; head size D = hidden_size / num_heads.")
+    num_heads: Positive = Field(4, description="Query heads, H.")
+    head_dim: Positive | None = Field(None, description="Size of one head, D; default: hidden_size / num_heads.")
     num_kv_heads: Positive | None = Field(
         None, description="Key/value heads of self-attention, G: num_heads (default), a divisor of it (grouped), 1."
     )
@@ -161,19 +192,47 @@ class ModelConfig(Settings):
         None, description="Key/value heads of cross-attention; default: num_kv_heads."
     )
     ff_size: Positive = Field(1024, description="Inner width of the feed-forward blocks, F.")
-    activation: Literal["relu", "gelu", "swiglu"] = Field("relu", description="Feed-forward activation.")
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "reglu", "geglu", "geglu_tanh", "swiglu"] = Field(
+        "relu",
+        description="Feed-forward activation; those in -glu are gated (Shazeer 2020), _tanh is GELU's approximation.",
+    )
     norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="Normalisation.")
+    norm_epsilon: Annotated[float, Field(gt=0.0, le=0.1)] | None = Field(
+        None, description="Added to the variance in norms; default: 1e-5 in layernorm, 1e-6 in rmsnorm."
+    )
     norm_placement: Literal["pre", "post"] = Field(
         "pre", description="Before each sublayer (with one more norm at the end of a stack), or after the residual sum."
     )
-    positions: Literal["sinusoidal", "learned", "rotary", "none"] = Field(
-        "sinusoidal", description="How order enters: added (sinusoidal, learned), by rotating queries and keys, or not."
+    positions: Literal["sinusoidal", "learned", "rotary", "relative", "none"] = Field(
+        "sinusoidal",
+        description="How order enters: added (sinusoidal, learned), by rotating queries and keys, as a learned bias on "
+        "attention scores by distance (relative, as in T5), or not.",
+    )
+    sinusoidal_layout: Literal["interleaved", "halves", "fairseq"] = Field(
+        "interleaved",
+        description="Sine and cosine in turn (2017, section 3.5); all sines, then all cosines (Marian); "
+        "halves with a slightly other row of frequencies, ending at exactly 1/10000 (fairseq, M2M-100).",
+    )
+    first_position: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Number of the first position in sinusoidal positions; fairseq's models begin at 2."
+    )
+    relative_buckets: Annotated[int, Field(ge=4, le=65536, multiple_of=2)] = Field(
+        32, description="Distances told apart by relative positions; the encoder uses half of them for each direction."
+    )
+    relative_max_distance: Positive = Field(
+        128, description="Distance from which on relative positions tell nothing apart."
     )
     max_positions: Positive = Field(512, description="Length of a learned position table; nothing else has a limit.")
-    tied_embeddings: Literal["three", "two", "none"] = Field(
-        "three", description="Share source, target and output matrix; target and output; or nothing."
+    tied_embeddings: Literal["three", "two", "inputs", "none"] = Field(
+        "three", description="Share source, target and output matrix; target and output; source and target; or nothing."
     )
     scale_embeddings: bool = Field(True, description="Multiply embeddings by √hidden_size (2017, section 3.4).")
+    embedding_norm: bool = Field(False, description="One more norm, on embeddings with positions (BART).")
+    scale_attention: bool = Field(True, description="Divide query·key by √D (2017, section 3.2.1); T5 does not.")
+    scale_output: bool = Field(
+        False, description="Divide the decoder's states by √hidden_size before the output matrix (T5)."
+    )
+    output_bias: bool = Field(False, description="A bias on the logits (Marian).")
     bias: bool = Field(True, description="Bias terms in the linear layers.")
     dropout: Share = Field(0.1, description="On embeddings and on each sublayer's output (2017, section 5.4).")
     attention_dropout: Share = Field(0.0, description="On attention weights.")
@@ -187,7 +246,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        if self.hidden_size % self.num_heads:
+        if self.head_dim is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of num_heads ({self.num_heads})")
         for name in ("num_kv_heads", "cross_num_kv_heads"):
             heads = getattr(self, name)
@@ -197,12 +256,29 @@ class ModelConfig(Settings):
             raise ValueError(f"rotary positions need an even head size, not {self.head_size}")
         if self.positions == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"sinusoidal positions need an even hidden_size, not {self.hidden_size}")
+        if self.positions == "sinusoidal" and self.sinusoidal_layout == "fairseq" and self.hidden_size < 4:
+            raise ValueError(f"sinusoidal_layout: fairseq needs a hidden_size of at least 4, not {self.hidden_size}")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            raise ValueError(
+                f"relative_max_distance ({self.relative_max_distance}) must exceed half of relative_buckets "
+                f"({self.relative_buckets}): nearer distances have a bucket each"
+            )
         return self
 
     @property
     def head_size(self) -> int:
-        """Size of one head, D."""
-        return self.hidden_size // self.num_heads
+        """Size of one head, D, resolved."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward blocks have a gate."""
+        return "glu" in self.activation
+
+    @property
+    def one_vocabulary(self) -> bool:
+        """Whether source and target share a matrix, and so must share a vocabulary."""
+        return self.tied_embeddings in ("three", "inputs")
 
     @property
     def self_kv_heads(self) -> int:
@@ -271,40 +347,6 @@ class TrainingConfig(Settings):
         return values
 
 
-class DecodingConfig(Settings):
-    """How to generate."""
-
-    beam_size: Annotated[int, Field(ge=1, le=1024)] = Field(5, description="Beam width; 1 is greedy search.")
-    n_best: Positive = Field(1, description="Hypotheses returned for a sentence; at most beam_size.")
-    length_penalty: Literal["average", "power", "gnmt", "none"] = Field(
-        "average",
-        description="Score = Σ log p divided by: length; length^length_alpha; ((5 + length)/6)^length_alpha; 1.",
-    )
-    length_alpha: Annotated[float, Field(ge=0.0, le=10.0)] = Field(1.0, description="Exponent of power and gnmt.")
-    max_length: Positive | None = Field(
-        None, description="Most tokens to generate, </s> included; default: from the two settings below."
-    )
-    max_length_ratio: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
-        2.0, description="Without max_length, the limit is ⌈ratio × source tokens, </s> included⌉ + max_length_extra."
-    )
-    max_length_extra: Annotated[int, Field(ge=1)] = Field(10, description="See max_length_ratio.")
-    batch_size: Positive = Field(64, description="Sentences decoded together; the output does not depend on it.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DecodingConfig:
-        if self.n_best > self.beam_size:
-            raise ValueError(
-                f"n_best ({self.n_best}) must not exceed beam_size ({self.beam_size}): raise beam_size or lower n_best"
-            )
-        return self
-
-    def limit(self, source_length: int) -> int:
-        """Most tokens to generate, </s> included, for a source of this many tokens."""
-        if self.max_length is not None:
-            return self.max_length
-        return -int(-self.max_length_ratio * source_length // 1) + self.max_length_extra
-
-
 class Config(Settings):
     """A whole training run."""
 
@@ -326,9 +368,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.model.tied_embeddings == "three" and not self.tokenizer.is_joint:
+        if self.model.one_vocabulary and not self.tokenizer.is_joint:
             raise ValueError(
-                "model.tied_embeddings: three needs one vocabulary for both sides: "
+                f"model.tied_embeddings: {self.model.tied_embeddings} needs one vocabulary for both sides: "
                 "set model.tied_embeddings to two, or tokenizer.joint to true with one kind"
             )
         if self.model.positions == "learned":

@@ -108,6 +108,7 @@ def _build(config: Config, run: RunFolder, data: PreparedData, reporter: Reporte
             epoch=epoch,
             batch=batch,
             sampling_alpha=config.tokenizer.sampling_alpha,
+            drop_final_punctuation=config.data.drop_final_punctuation,
             source_tokenizer=data.source_tokenizer,
             target_tokenizer=data.target_tokenizer,
         )
@@ -133,7 +134,7 @@ def _build(config: Config, run: RunFolder, data: PreparedData, reporter: Reporte
 
 
 def _write_tokenizers(folder: Path, data: PreparedData) -> None:
-    save_tokenizers(folder / TOKENIZER_FOLDER, data.source_tokenizer, data.target_tokenizer)
+    save_tokenizers(folder / TOKENIZER_FOLDER, data.source_tokenizer, data.target_tokenizer, data.rules)
 
 
 class _Validation:
@@ -151,7 +152,9 @@ class _Validation:
         training = self.config.training
         if training.metric == "loss":
             return values
-        translator = Translator(model, self.data.source_tokenizer, self.data.target_tokenizer, self.config.decoding)
+        translator = Translator(
+            model, self.data.source_tokenizer, self.data.target_tokenizer, self.config.decoding, rules=self.data.rules
+        )
         generations = translator.generate(self.data.dev_sources, beam_size=training.validation_beam_size, n_best=1)
         texts = [generation.text for generation in generations]
         names = ("wer", "ser") if training.metric in ("wer", "ser") else ("bleu", "chrf")

@@ -6,10 +6,12 @@ Shapes: L decoder layers, H query heads, S source tokens, T target tokens (both 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,95 +20,33 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pellucid.config import DecodingConfig
-from pellucid.data.batches import collate
-from pellucid.data.tokenizer import load_tokenizers
-from pellucid.data.tokenizer_kinds import Tokenizer
-from pellucid.decoding.hypothesis import FinishReason, Hypothesis
+from pellucid.data.batches import Batch, collate
+from pellucid.data.text import TextRules, Written
+from pellucid.data.tokenizer import load_rules, load_tokenizers
+from pellucid.data.tokenizer_kinds import Tokenizer, framed
+from pellucid.data.unknown import UnknownPolicy, write_tokens
+from pellucid.decoding.hypothesis import Hypothesis
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
 from pellucid.decoding.scoring import token_logprobs
-from pellucid.decoding.search import SearchStats, search
-from pellucid.errors import ConfigError, DataError, LengthError, ModelFolderError, PellucidError
+from pellucid.decoding.search import Search, SearchStats, Sentence, search
+from pellucid.decoding.watching import SearchObserver
+from pellucid.errors import ConfigError, DataError, GenerationError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
-from pellucid.model.cache import CacheBytes
 from pellucid.model.storage import is_model_folder, load_model
 from pellucid.model.transformer import EncoderDecoder
+from pellucid.results import GeneratedText, Generation, Inspection, Score
 from pellucid.settings import explain
-from pellucid.trace import AttentionEvent
+from pellucid.token_settings import TokenSettings
+from pellucid.trace import AttentionEvent, Observer
+
+if TYPE_CHECKING:
+    from pellucid.tracer.tracer import Tracer
+    from pellucid.tracing.trace import Trace
 
 __all__ = ["GeneratedText", "Generation", "Inspection", "Score", "Translator", "load"]
 
 TOKENIZER_FOLDER = "tokenizer"
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedText:
-    """One hypothesis.
-
-    Attributes:
-        text: the detokenised text.
-        tokens: its pieces; the last is ``</s>`` where ``finish_reason`` is ``eos``.
-        token_ids: their numbers.
-        token_logprobs: log p of each, natural logarithm.
-        score: their sum, divided as the length penalty says; higher is better.
-        finish_reason: ``eos``: the model ended it; ``length``: the limit cut it.
-    """
-
-    text: str
-    tokens: list[str]
-    token_ids: list[int]
-    token_logprobs: list[float]
-    score: float
-    finish_reason: FinishReason
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """What was generated for one source text; no hypotheses where the source is blank."""
-
-    source: str
-    hypotheses: list[GeneratedText]
-
-    @property
-    def text(self) -> str:
-        """The best hypothesis' text; empty for a blank source."""
-        return self.hypotheses[0].text if self.hypotheses else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A given target under the model (forced scoring).
-
-    Attributes:
-        tokens: the target's pieces and ``</s>``.
-        token_logprobs: log p of each given the source and the pieces before it.
-        score: as for a generated text of these tokens.
-    """
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What the model did while it wrote one target, step by step through the KV cache.
-
-    Attributes:
-        source_tokens: S pieces, ``</s>`` last.
-        target_tokens: T pieces, ``</s>`` last.
-        token_logprobs: log p of each target piece.
-        cross_attention: [L, H, T, S]; row t is the query that wrote target piece t; rows sum to 1.
-        cache_used: bytes of keys and values after the last step.
-        cache_allocated: bytes reserved for them.
-    """
-
-    source_tokens: list[str]
-    target_tokens: list[str]
-    token_logprobs: list[float]
-    cross_attention: np.ndarray
-    cache_used: CacheBytes
-    cache_allocated: CacheBytes
 
 
 class Translator:
@@ -118,8 +58,11 @@ class Translator:
         decoding: settings used where a call gives none.
         folder: where it was loaded from.
         document: the model folder's ``config.json``.
+        rules: what is done to text in front of the tokenizers, and undone behind them; default nothing.
 
     Attributes:
+        placeholder_faults: how many placeholders all hypotheses of :meth:`generate` have left out (``missing``),
+            written again (``repeated``) or made up (``unmatched``); see ``data/text.py``.
         stats: what the searches of all calls of :meth:`generate` have cost, summed.
     """
 
@@ -131,18 +74,26 @@ class Translator:
         decoding: DecodingConfig,
         folder: Path | None = None,
         document: dict[str, Any] | None = None,
+        rules: TextRules | None = None,
     ) -> None:
         self.model = model
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.decoding = decoding
         self.folder = folder
         self.document = document or {}
+        self.rules = rules or TextRules()
+        self.placeholder_faults: Counter[str] = Counter()
         self.stats = SearchStats()
+        self._token_settings = TokenSettings(target_tokenizer, self.rules)
 
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return self.model.output.weight.device
+
+    def batch(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Batch:
+        """A batch of token numbers without ``<s>`` and ``</s>``, on the model's device."""
+        return collate(sources, targets, tokenizers=(self.source_tokenizer, self.target_tokenizer)).to(self.device)
 
     def settings(self, **overrides: Any) -> DecodingConfig:
         """The model's decoding settings with some replaced.
@@ -151,36 +102,173 @@ class Translator:
             ConfigError: unknown, out of range, or contradictory.
         """
         try:
-            return DecodingConfig.model_validate({**self.decoding.model_dump(), **overrides})
+            return self.decoding.replaced(overrides)
         except ValidationError as error:
             raise ConfigError(explain(error, DecodingConfig)) from None
 
-    def generate(self, sources: Sequence[str], **settings: Any) -> list[Generation]:
+    def generate(
+        self,
+        sources: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        first_index: int = 0,
+        **settings: Any,
+    ) -> list[Generation]:
         """Generate a target for each source text, in order.
 
         Args:
             sources: texts; what comes out for one does not depend on the others.
+            prefixes: for each source a text that its output begins with; default: the setting ``prefix``.
+            first_index: place of the first source in a larger input, from 0; samples depend on it.
             **settings: any of :class:`~pellucid.config.DecodingConfig`, e.g. ``beam_size=5, n_best=3``.
 
         Raises:
-            ConfigError: a setting is unknown or out of range.
+            ConfigError: a setting is unknown or out of range, a prefix does not fit into its limit or is forbidden.
+            DataError: not as many prefixes as sources.
+            GenerationError: the settings leave a text no token to go on with.
             LengthError: a source is longer than the model's learned positions; nothing has been computed then.
         """
         if isinstance(sources, str):
             raise ConfigError("generate takes a list of texts: write generate([text])")
         config = self.settings(**settings)
-        encoded = [self._encode_source(text, number) for number, text in enumerate(sources, 1)]
+        rules = self._token_settings.rules(config)
+        if prefixes is not None and len(prefixes) != len(sources):
+            raise DataError(f"{len(sources)} sources and {len(prefixes)} prefixes: give one for each, or none")
+        encoded = [self._encode_source(text, number, config) for number, text in enumerate(sources, 1)]
+        sentences = [
+            self._sentence(ids, first_index + place, None if prefixes is None else prefixes[place], config)
+            for place, ids in enumerate(encoded)
+        ]
         results: list[list[GeneratedText]] = [[] for _ in sources]
         # Similar lengths together: little padding. Blank sources have no tokens and stay without hypotheses.
         order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i]), reverse=True)
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
-            for index, hypotheses in zip(chosen, self._search([encoded[i] for i in chosen], config), strict=True):
-                results[index] = [self._text_of(hypothesis) for hypothesis in hypotheses]
-        return [Generation(source, hypotheses) for source, hypotheses in zip(sources, results, strict=True)]
+            step = self._start([encoded[i] for i in chosen])
+            try:
+                found = search(step, [sentences[i] for i in chosen], config, rules, self.stats)
+            except GenerationError as error:
+                raise GenerationError(error.reason, number=(error.number or 0) - first_index) from None
+            for index, hypotheses in zip(chosen, found, strict=True):
+                results[index] = [self._text_of(hypothesis, sources[index], config) for hypothesis in hypotheses]
+        generations = [Generation(source, hypotheses) for source, hypotheses in zip(sources, results, strict=True)]
+        if config.unknown != "copy":
+            return generations
+        from pellucid.copying import copy_unknown  # it reads alignments off this class
+
+        return copy_unknown(self, generations)
+
+    def stream(self, source: str, *, prefix: str | None = None, index: int = 0, **settings: Any) -> Iterator[str]:
+        """Generate a target for one text and give its parts as soon as they are certain.
+
+        Joined, the parts are the text of :meth:`generate`. Greedy search and samples give every token at once; beam
+        search gives what all hypotheses that may still become the best have in common.
+
+        Args:
+            source: a text; a blank one gives no parts.
+            prefix: a text that the output begins with; default: the setting of that name.
+            index: its place in a larger input, from 0; samples depend on it.
+            **settings: as for :meth:`generate`.
+
+        Raises:
+            ConfigError: as for :meth:`generate`, and ``n_best`` above 1; at once, before the first part.
+            GenerationError: the settings leave no token to go on with.
+            LengthError: the source is longer than the model's learned positions.
+        """
+        config = self.settings(**settings)
+        if config.n_best != 1:
+            raise ConfigError(
+                f"n_best ({config.n_best}) must be 1 to stream: only one output can be written as it comes"
+            )
+        if config.unknown == "copy":
+            raise ConfigError("unknown: copy needs the whole output and cannot be streamed: set it to keep or drop")
+        ids = self._encode_source(source, 1, config)
+        if not ids:
+            return iter(())
+        sentence = self._sentence(ids, index, prefix, config)
+        searching = Search(self._start([ids]), [sentence], config, self._token_settings.rules(config), self.stats)
+        return self._parts(searching, source, config)
+
+    def _parts(self, searching: Search, source: str, config: DecodingConfig) -> Iterator[str]:
+        given = ""
+        while searching.advance():
+            # Bytes of a character that is not complete yet are shown as U+FFFD.
+            text = self._written(searching.settled(0), source, config).text.rstrip("\ufffd")
+            if len(text) > len(given) and text.startswith(given):
+                yield text[len(given) :]
+                given = text
+        rest = self._written(searching.results[0][0].tokens, source, config).text[len(given) :]
+        if rest:
+            yield rest
+
+    def source_ids(self, text: str, config: DecodingConfig) -> list[int]:
+        """The tokens of a source, without ``</s>``; none for a blank one.
+
+        Raises:
+            LengthError: it is longer than the model's learned positions or ``max_source_length``.
+        """
+        return self._encode_source(text, 1, config)
+
+    def open_search(
+        self,
+        source: str,
+        config: DecodingConfig,
+        *,
+        prefix_ids: Sequence[int] = (),
+        padding: int = 0,
+        observer: SearchObserver | None = None,
+    ) -> tuple[Search, CachedStep]:
+        """The search of :meth:`generate` for one text, to be advanced step by step, and its step function.
+
+        Args:
+            source: a text that is not blank.
+            config: settings.
+            prefix_ids: tokens that every hypothesis begins with, in the place of the prefix that the settings give.
+            padding: padding tokens to put behind the source; they change nothing.
+            observer: told about every step of the search.
+
+        Raises:
+            ConfigError: the prefix does not fit into its limit or is forbidden.
+            LengthError: as for :meth:`source_ids`.
+        """
+        ids = self.source_ids(source, config)
+        batch = self.batch([ids], [ids])
+        padded = torch.nn.functional.pad(batch.source, (0, padding), value=batch.source_pad)
+        sentence = self._sentence(ids, 0, None, config)
+        if prefix_ids:
+            sentence = replace(sentence, prefix=tuple(prefix_ids))
+        step = CachedStep(self.model, padded, padded != batch.source_pad)
+        return Search(step, [sentence], config, self._token_settings.rules(config), observer=observer), step
+
+    @cached_property
+    def tracer(self) -> Tracer:
+        """What :meth:`trace` is done by; it keeps what all traces of this model share."""
+        from pellucid.alignment import load_heads
+        from pellucid.tracer.tracer import Tracer
+
+        heads = load_heads(self)
+        return Tracer(self, (heads.heads, heads.reading, heads.report) if heads.report else None)
+
+    def trace(self, text: str, **request: Any) -> Trace:
+        """Everything that the model does with one text: attention, cache, search, step by step.
+
+        Args:
+            text: a source.
+            **request: ``beam_size``, ``n_best``, ``length_penalty``, ``length_alpha``, ``max_length``, ``prefix_ids``,
+                ``permutation``, ``corrupt``, ``cover``, ``padding``, ``top_k``; docs/trace.md says what they mean.
+
+        Raises:
+            ConfigError: one of these is unknown, out of range, or does not fit the text.
+            DataError: the text is blank.
+            GenerationError: the settings leave no token to go on with.
+            LengthError: the text is longer than the model's learned positions.
+        """
+        return self.tracer.trace({"text": text, **request})
 
     def score(self, sources: Sequence[str], targets: Sequence[str], **settings: Any) -> list[Score]:
         """Score given targets: log p of every token in one teacher-forced pass per batch.
+
+        Gives a generated text the score it was generated with under the same settings.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
@@ -191,7 +279,7 @@ class Translator:
             raise DataError(f"{len(sources)} sources and {len(targets)} targets: every source needs its target")
         config = self.settings(**settings)
         pairs = [
-            (self._encode_source(source, number), self._encode_target(target, number))
+            (self._encode_source(source, number, config), self._encode_target(target, number, source))
             for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
         ]
         results: list[Score | None] = [None] * len(pairs)
@@ -200,8 +288,9 @@ class Translator:
             chosen = order[start : start + config.batch_size]
             for index, logprobs in zip(chosen, self._forced([pairs[i] for i in chosen]), strict=True):
                 ids = [*pairs[index][1], self.target_tokenizer.eos_id]
-                total = sum(logprobs) / length_penalty(config.length_penalty, config.length_alpha, len(ids))
-                results[index] = Score(self.target_tokenizer.pieces(ids), logprobs, total)
+                total = sum(self._token_settings.counted(ids, logprobs, config))
+                score = total / length_penalty(config.length_penalty, config.length_alpha, len(ids))
+                results[index] = Score(self.target_tokenizer.pieces(ids), logprobs, score)
         scored = [result for result in results if result is not None]
         assert len(scored) == len(pairs)
         return scored
@@ -225,13 +314,17 @@ class Translator:
         if target is None:
             target_ids = self.generate([source], beam_size=1, n_best=1)[0].hypotheses[0].token_ids
         elif isinstance(target, str):
-            target_ids = [*self.target_tokenizer.encode(target), self.target_tokenizer.eos_id]
+            target_ids = [*self._encode_target(target, 1, source), self.target_tokenizer.eos_id]
         else:
             target_ids = list(target)
-        batch = collate([source_ids], [target_ids]).to(self.device)
+        batch = self.batch([source_ids], [target_ids])
         recorder = _CrossAttention(self.model.config.decoder_layers)
         step = CachedStep(self.model, batch.source, batch.source_mask, recorder)
-        logprobs = [step(batch.target_in[:, t])[0, token].item() for t, token in enumerate(target_ids)]
+        fed = [self.target_tokenizer.bos_id, *target_ids]
+        logprobs = [
+            step(np.array([before])).take(np.array([[token]]))[0].item()
+            for before, token in zip(fed, target_ids, strict=False)
+        ]
         return Inspection(
             source_tokens=self.source_tokenizer.pieces([*source_ids, self.source_tokenizer.eos_id]),
             target_tokens=self.target_tokenizer.pieces(target_ids),
@@ -241,45 +334,45 @@ class Translator:
             cache_allocated=step.cache.allocated_bytes(),
         )
 
-    def _encode_source(self, text: str, number: int) -> list[int]:
-        ids = self.source_tokenizer.encode(text) if text.strip() else []
+    def _encode_source(self, text: str, number: int, config: DecodingConfig | None = None) -> list[int]:
+        if not text.strip():
+            return []
+        ids = framed(self.source_tokenizer, self.source_tokenizer.encode(self.rules.read_source(text)))
         try:
             self.model.encoder.embedder.positions.check(len(ids) + 1)
         except LengthError as error:
             raise LengthError(error.reason, number=number) from None
+        if config is not None and len(ids) + 1 > config.max_source_length:
+            raise LengthError(
+                f"a sequence of {len(ids) + 1} tokens is longer than max_source_length ({config.max_source_length}): "
+                "shorten or split it, or raise max_source_length",
+                number=number,
+            )
         return ids
 
-    def _encode_target(self, text: str, number: int) -> list[int]:
-        ids = self.target_tokenizer.encode(text)
+    def _encode_target(self, text: str, number: int, source: str) -> list[int]:
+        ids = framed(self.target_tokenizer, self.target_tokenizer.encode(self.rules.read_target(text, source)))
         try:
             self.model.decoder.embedder.positions.check(len(ids) + 1)
         except LengthError as error:
             raise LengthError(error.reason, number=number, side="target") from None
         return ids
 
-    @torch.inference_mode()
-    def _search(self, sources: list[list[int]], config: DecodingConfig) -> list[list[Hypothesis]]:
-        batch = collate(sources, sources).to(self.device)
-        step = CachedStep(self.model, batch.source, batch.source_mask)
-        limits = [config.limit(len(ids) + 1) for ids in sources]
+    def _start(self, sources: list[list[int]]) -> CachedStep:
+        """The step function of a batch of encoded sources."""
+        batch = self.batch(sources, sources)
+        return CachedStep(self.model, batch.source, batch.source_mask)
+
+    def _sentence(self, ids: list[int], index: int, prefix: str | None, config: DecodingConfig) -> Sentence:
+        limit = config.limit(len(ids) + 1)
         longest = self.model.decoder.embedder.positions.max_length
         if longest is not None:
-            limits = [min(limit, longest) for limit in limits]
-        tokenizer = self.target_tokenizer
-        return search(
-            step,
-            limits,
-            config,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            suppressed=(tokenizer.pad_id, tokenizer.bos_id),
-            device=self.device,
-            stats=self.stats,
-        )
+            limit = min(limit, longest)
+        return Sentence(limit, index, self._token_settings.prefix(config, prefix))
 
     @torch.inference_mode()
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
-        batch = collate([source for source, _ in pairs], [target for _, target in pairs]).to(self.device)
+        batch = self.batch([source for source, _ in pairs], [target for _, target in pairs])
         logits: Tensor = self.model(batch.source, batch.source_mask, batch.target_in)
         logprobs = token_logprobs(logits, batch.target_out, batch.target_mask)
         if logprobs.isnan().any():
@@ -288,12 +381,18 @@ class Translator:
             )
         return [row[: len(target) + 1].tolist() for row, (_, target) in zip(logprobs, pairs, strict=True)]
 
-    def _text_of(self, hypothesis: Hypothesis) -> GeneratedText:
+    def _written(self, tokens: Sequence[int], source: str, config: DecodingConfig) -> Written:
+        policy: UnknownPolicy = "drop" if config.unknown == "drop" else "keep"
+        return self.rules.write(write_tokens(self.target_tokenizer, tokens, policy), source)
+
+    def _text_of(self, hypothesis: Hypothesis, source: str, config: DecodingConfig) -> GeneratedText:
         ids = list(hypothesis.tokens)
         if hypothesis.finish_reason == "eos":
             ids.append(self.target_tokenizer.eos_id)
+        written = self._written(hypothesis.tokens, source, config)
+        self.placeholder_faults.update(written.faults())
         return GeneratedText(
-            text=self.target_tokenizer.decode(hypothesis.tokens),
+            text=written.text,
             tokens=self.target_tokenizer.pieces(ids),
             token_ids=ids,
             token_logprobs=list(hypothesis.token_logprobs),
@@ -303,7 +402,7 @@ class Translator:
 
 
 @dataclass
-class _CrossAttention:
+class _CrossAttention(Observer):
     """Observer that keeps the cross-attention weights of every step."""
 
     layers: int
@@ -320,20 +419,31 @@ class _CrossAttention:
         return array
 
 
-def load(path: str | Path, device: str = "auto") -> Translator:
+def load(
+    path: str | Path, device: str = "auto", *, source_language: str | None = None, target_language: str | None = None
+) -> Translator:
     """Load a trained model.
 
     Args:
-        path: a model folder, or a run folder: then its ``best/`` (``last/`` before the first validation).
+        path: a model folder; a run folder: then its ``best/`` (``last/`` before the first validation); the folder of a
+            Hugging Face checkpoint, or its name on the hub.
         device: auto, cpu, cuda, cuda:N or mps.
+        source_language, target_language: codes, for a checkpoint that knows many languages.
 
     Raises:
         ModelFolderError: not a model folder, incomplete, or its parts do not fit each other.
-        ConfigError: no such device here.
+        ConfigError: no such device here; a language is needed, not known, or given to a model of our own.
+        MissingExtraError: the checkpoint needs a library that is not installed.
     """
+    from pellucid.interop.huggingface.checkpoint import is_checkpoint
+    from pellucid.interop.huggingface.hub import fetch, is_hub_name
     from pellucid.training.runtime import resolve_device
 
-    folder = _model_folder(Path(path))
+    folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else _model_folder(Path(path))
+    if is_checkpoint(folder):
+        return _load_checkpoint(folder, resolve_device(device), source_language, target_language)
+    if source_language is not None or target_language is not None:
+        raise ConfigError(f"{folder}: this model has no codes for languages: leave source and target language away")
     model, document = load_model(folder, resolve_device(device))
     source, target = load_tokenizers(folder / TOKENIZER_FOLDER)
     for side, size, tokenizer in (
@@ -349,7 +459,18 @@ def load(path: str | Path, device: str = "auto") -> Translator:
         decoding = DecodingConfig.model_validate(document.get("decoding", {}))
     except ValidationError as error:
         raise ModelFolderError(f"{folder}/config.json: {explain(error, DecodingConfig)}") from None
-    return Translator(model, source, target, decoding, folder, document)
+    return Translator(model, source, target, decoding, folder, document, load_rules(folder / TOKENIZER_FOLDER))
+
+
+def _load_checkpoint(
+    folder: Path, device: torch.device, source_language: str | None, target_language: str | None
+) -> Translator:
+    from pellucid.interop.huggingface.checkpoint import load_checkpoint
+    from pellucid.interop.huggingface.tokenizers import Languages
+
+    found = load_checkpoint(folder, device, Languages(source_language, target_language))
+    document = {"huggingface": found.document, "unmapped": found.unmapped}
+    return Translator(found.model, found.source_tokenizer, found.target_tokenizer, found.decoding, folder, document)
 
 
 def _model_folder(path: Path) -> Path:

@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.config import ModelConfig
+from pellucid.data.batches import collate
+from pellucid.model.transformer import EncoderDecoder
 from pellucid.training.loss import BLOCK_TOKENS, ROW_STEP, token_loss
+from pellucid.training.trainer import batch_loss
 
 SIZES = [1, 2, BLOCK_TOKENS - 1, BLOCK_TOKENS, BLOCK_TOKENS + 1, 2 * BLOCK_TOKENS, 2 * BLOCK_TOKENS + 3]
 WIDTH, VOCAB = 12, 37
@@ -136,3 +140,25 @@ def test_logits_of_one_block_at_most_are_held(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Tensor, "log_softmax", spy)
     token_loss(*make_inputs(2 * BLOCK_TOKENS + 3))
     assert blocks == [BLOCK_TOKENS, BLOCK_TOKENS, ROW_STEP]
+
+
+@pytest.mark.parametrize("settings", [{}, {"output_bias": True}, {"scale_output": True, "positions": "relative"}])
+def test_the_loss_of_a_batch_is_that_of_the_models_logits(settings: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    sizes = dict(hidden_size=8, num_heads=2, ff_size=12, encoder_layers=1, decoder_layers=1, dropout=0.0)
+    model = EncoderDecoder(ModelConfig(**{**sizes, **settings}), 17, 17).train()
+    if model.output.bias is not None:
+        torch.nn.init.normal_(model.output.bias)
+    batch = collate([[5, 6, 7], [8]], [[9], [10, 11, 12]])
+    batch_loss(model, batch, 0.1)[0].backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    logits = model(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]
+    targets = batch.target_out[batch.target_mask]
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=0.1)
+    expected.backward()
+    assert batch_loss(model, batch, 0.1)[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.abs().max() > 1e-6:
+            assert relative(found[name], parameter.grad) < 1e-4, name
+    assert found.get("output.bias") is not None or not settings.get("output_bias")

@@ -22,14 +22,15 @@ def make_model(**settings: Any) -> EncoderDecoder:
     return EncoderDecoder(ModelConfig(**{**sizes, **settings}), 9, 9)
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("activation", ["relu", "swiglu"])
-@pytest.mark.parametrize("tied", ["three", "two", "none"])
+@pytest.mark.parametrize("tied", ["three", "two", "inputs", "none"])
 def test_the_groups_hold_every_parameter_once_and_decay_the_right_ones(
     positions: str, norm: str, activation: str, tied: str
 ) -> None:
-    model = make_model(positions=positions, norm=norm, activation=activation, tied_embeddings=tied)
+    rest = dict(tied_embeddings=tied, embedding_norm=True, output_bias=True)
+    model = make_model(positions=positions, norm=norm, activation=activation, **rest)
     optimizer = make_optimizer(model, TrainingConfig(weight_decay=0.3))
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
@@ -39,7 +40,7 @@ def test_the_groups_hold_every_parameter_once_and_decay_the_right_ones(
         bare = ("bias", "norm.weight", "embedding.weight", "positions.table")
         assert decay[number] == (0.0 if name.endswith(bare) else 0.3), name
     assert sum(value > 0 for value in decay.values()) == 3 * (3 if activation == "swiglu" else 2) + 5 * 4 + (
-        tied == "none"
+        tied in ("none", "inputs")
     )
 
 

@@ -25,7 +25,10 @@ from toys import toy_settings, write_toy_corpus
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy_corpus(tmp_path_factory.mktemp("small"), pairs=120)
+    folder = write_toy_corpus(tmp_path_factory.mktemp("small"), pairs=120)
+    lines = (folder / "train.src").read_text(encoding="utf-8").splitlines()
+    (folder / "train.src").write_text("".join(f"{line}.\n" for line in lines), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")

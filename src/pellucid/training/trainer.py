@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.config import TrainingConfig
@@ -42,7 +43,10 @@ def batch_loss(
     with torch.autocast(batch.source.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
         hidden = model.decode(batch.source, batch.source_mask, batch.target_in)
     real = batch.target_mask
-    return token_loss(hidden[real], model.output.weight, batch.target_out[real], smoothing, dtype)
+    states, matrix = hidden[real], model.output.weight
+    if model.output.bias is not None:  # a state that is always 1, and the bias as its column
+        states, matrix = F.pad(states, (0, 1), value=1.0), torch.cat((matrix, model.output.bias[:, None]), 1)
+    return token_loss(states, matrix, batch.target_out[real], smoothing, dtype)
 
 
 @dataclass
