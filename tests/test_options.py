@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import pellucid
-from pellucid.errors import ConfigError, DataError, GenerationError
+from pellucid import translator as translator_module
+from pellucid.errors import ConfigError, DataError, GenerationError, LengthError
 from pellucid.translator import Translator
 from toys import SYMBOLS
 
@@ -120,12 +121,55 @@ def test_forced_scoring_gives_the_score_of_what_was_generated(
         ({"beam_size": 4, "diversity_groups": 3}, "must divide beam_size"),
         ({"forbidden_tokens": ["a"], "allowed_tokens": ["a"]}, "'a' is in forbidden_tokens and in allowed_tokens"),
         ({"prefix": " ".join(SYMBOLS[:4]), "max_length": 3}, "only 3 may be generated"),
+        ({"prefix": SYMBOLS[1], "forbidden_tokens": [SYMBOLS[1]]}, "the forced prefix holds '.*', which is forbidden"),
+        ({"diversity_strength": 2.0}, "diversity_strength has no effect without groups"),
         ({"length_penalty": "gnmt", "length_alpha": -1.0}, "must not be below 0"),
     ],
 )
 def test_contradictions_are_named(translator: Translator, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         translator.generate(["a"], **settings)
+
+
+def test_what_is_wrong_for_every_text_needs_no_text(translator: Translator) -> None:
+    with pytest.raises(ConfigError, match="which is forbidden") as caught:
+        translator.generate([], prefix=SYMBOLS[1], forbidden_tokens=[SYMBOLS[1]])
+    assert caught.value.number is None
+
+
+def test_a_prefix_that_does_not_fit_is_of_its_text(translator: Translator, sources: list[str]) -> None:
+    prefixes = ["", " ".join(SYMBOLS * 9), ""]
+    with pytest.raises(ConfigError, match="text 2: the forced prefix has") as caught:
+        translator.generate(sources[:3], prefixes=prefixes, first_index=50)
+    assert caught.value.number == 2
+
+
+def test_batches_are_small_where_texts_are_long(
+    translator: Translator, sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [generation.text for generation in translator.generate(sources)]
+    for name, most in (("MOST_POSITIONS", 200), ("MOST_LOGPROBS", 200)):
+        started: list[int] = []
+        start = translator._start
+        monkeypatch.setattr(translator_module, name, most)
+        monkeypatch.setattr(translator, "_start", lambda ids, start=start: started.append(len(ids)) or start(ids))
+        assert [generation.text for generation in translator.generate(sources)] == expected
+        assert max(started) < 6 and sum(started) == len(sources)
+        monkeypatch.undo()
+
+
+def test_a_target_has_a_longest_length_too(translator: Translator) -> None:
+    with pytest.raises(LengthError, match="target 1: a sequence of 31 tokens is longer than max_source_length .20."):
+        translator.score(["ba"], [" ".join(["BA"] * 30)], max_source_length=20)
+
+
+def test_inspect_is_greedy_whatever_the_models_settings(tiny_run: Path, sources: list[str]) -> None:
+    translator = pellucid.load(tiny_run, device="cpu")
+    expected = translator.inspect(sources[3]).target_tokens
+    for settings in ({"sampling": True, "temperature": 3.0}, {"beam_size": 4, "diversity_groups": 2}):
+        translator.decoding = translator.settings(**settings)
+        assert translator.inspect(sources[3]).target_tokens == expected
+        translator.decoding = translator.settings(sampling=False, beam_size=5, diversity_groups=1)
 
 
 def test_the_models_settings_of_the_other_way_are_no_contradiction(tiny_run: Path) -> None:

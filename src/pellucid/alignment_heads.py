@@ -35,7 +35,7 @@ from pellucid.alignment import (
 )
 from pellucid.data.batches import collate
 from pellucid.data.units import Segments
-from pellucid.decoding.scoring import token_logprobs
+from pellucid.decoding.scoring import forced_logprobs
 from pellucid.errors import DataError
 from pellucid.translator import Translator
 
@@ -159,10 +159,10 @@ def hiding_costs(translator: Translator, source: Segments, target: Segments) -> 
     falls = []
     for mask in torch.from_numpy(visible).to(translator.device).split(_ROWS):
         rows = len(mask)
-        logits = translator.model(batch.source.expand(rows, -1), mask, batch.target_in.expand(rows, -1))
-        shape = (rows, -1)
-        logprobs = token_logprobs(logits, batch.target_out.expand(shape), batch.target_mask.expand(shape))
-        falls.append(logprobs.float().cpu().numpy())
+        states = translator.model.decode(batch.source.expand(rows, -1), mask, batch.target_in.expand(rows, -1))
+        targets = batch.target_out.expand(rows, -1).flatten()
+        logprobs = forced_logprobs(translator.model.output, states.flatten(0, 1), targets)
+        falls.append(logprobs.view(rows, -1).cpu().numpy())
     logprobs_of = np.concatenate(falls)[:, :-1]  # </s> is no unit
     token_groups = np.array(target.token_groups(), dtype=np.int64)
     member = token_groups[:, None] == np.arange(int(token_groups.max(initial=-1)) + 1)

@@ -88,7 +88,7 @@ class DecodingConfig(Settings):
         0.5, description="What a token costs a group for every hypothesis of earlier groups that chose it at this step."
     )
     sampling: bool = Field(False, description="Draw tokens by lot instead of searching; n_best samples a sentence.")
-    temperature: Annotated[float, Field(gt=0.0, le=100.0)] = Field(
+    temperature: Annotated[float, Field(ge=0.001, le=100.0)] = Field(
         1.0, description="Sampling: log p is divided by this before tokens are drawn; below 1 is sharper."
     )
     top_k: Positive | None = Field(None, description="Sampling: draw among this many most probable tokens.")
@@ -146,6 +146,8 @@ class DecodingConfig(Settings):
             raise ValueError(
                 f"n_best ({self.n_best}) must not exceed beam_size ({self.beam_size}): raise beam_size or lower n_best"
             )
+        if self.diversity_groups == 1 and self.diversity_strength != 0.5:
+            raise ValueError("diversity_strength has no effect without groups: set diversity_groups, or take it away")
         if self.beam_size % self.diversity_groups:
             raise ValueError(
                 f"diversity_groups ({self.diversity_groups}) must divide beam_size ({self.beam_size}): "

@@ -36,7 +36,18 @@ class PellucidError(ValueError):
 
 
 class ConfigError(PellucidError):
-    """A setting is unknown, out of range, or contradicts another."""
+    """A setting is unknown, out of range, or contradicts another.
+
+    Args:
+        reason: the sentence, without the place.
+        number: 1-based number of the one text that the setting does not fit; put in front of the reason. None: it is
+            wrong for all.
+    """
+
+    def __init__(self, reason: str, *, number: int | None = None) -> None:
+        super().__init__(reason if number is None else f"text {number}: {reason}")
+        self.reason = reason
+        self.number = number
 
 
 class DataError(PellucidError):

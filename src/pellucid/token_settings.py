@@ -55,12 +55,48 @@ class TokenSettings:
         text = config.prefix if text is None else text
         return (*(self._number(piece, "prefix_tokens") for piece in config.prefix_tokens), *self._encode(text or ""))
 
-    def counted(self, ids: Sequence[int], logprobs: Sequence[float], config: DecodingConfig) -> list[float]:
-        """Log p of a target's tokens as search counts them: repeated ones cost more, forced ones may be free."""
-        prefix = self.prefix(config) if config.forced_score == "free" else ()
+    def check(self, config: DecodingConfig) -> None:
+        """See that the settings fit each other, whatever the texts.
+
+        Raises:
+            ConfigError: the forced prefix holds what is forbidden, or more than ``max_length`` has room for.
+        """
+        rules, prefix = self.rules(config), self.prefix(config)
+        for token in prefix:
+            if not rules.permits(token):
+                (piece,) = self._tokenizer.pieces([token])
+                raise ConfigError(
+                    f"the forced prefix holds {piece!r}, which is forbidden: change the prefix or the forbidden and "
+                    "allowed tokens"
+                )
+        if config.max_length is not None and len(prefix) >= config.max_length:
+            raise ConfigError(
+                f"the forced prefix has {len(prefix)} tokens, and only {config.max_length} may be generated, </s> "
+                "included: shorten it or raise max_length"
+            )
+
+    def counted(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[float],
+        config: DecodingConfig,
+        limit: int,
+        prefix_text: str | None = None,
+    ) -> list[float]:
+        """Log p of a target's tokens as search counts them: repeated ones cost more, forced ones may be free.
+
+        Args:
+            ids, logprobs: of the target's tokens.
+            config: settings.
+            limit: of its source: the most tokens that may be generated.
+            prefix_text: what it was forced to begin with; default: the setting ``prefix``.
+        """
+        has_free = config.forced_score == "free"
+        prefix = self.prefix(config, prefix_text) if has_free else ()
         counted, seen = [], {self._tokenizer.bos_id}
         for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
             is_free = place < len(prefix) and token == prefix[place]
+            is_free |= has_free and config.force_end and place == limit - 1 and token == self._tokenizer.eos_id
             counted.append(0.0 if is_free else logprob * (config.repetition_penalty if token in seen else 1.0))
             seen.add(token)
         return counted

@@ -7,7 +7,7 @@ Shapes: L decoder layers, H query heads, S source tokens, T target tokens (both 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +28,13 @@ from pellucid.data.unknown import UnknownPolicy, write_tokens
 from pellucid.decoding.hypothesis import Hypothesis
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
-from pellucid.decoding.scoring import token_logprobs
+from pellucid.decoding.scoring import forced_logprobs
 from pellucid.decoding.search import Search, SearchStats, Sentence, search
-from pellucid.decoding.watching import SearchObserver
 from pellucid.errors import ConfigError, DataError, GenerationError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
-from pellucid.model.storage import is_model_folder, load_model
+from pellucid.model.alone import DecoderOnly
+from pellucid.model.positions import NoPositions
+from pellucid.model.storage import is_model_folder, load_any_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.results import GeneratedText, Generation, Inspection, Score
 from pellucid.settings import explain
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 __all__ = ["GeneratedText", "Generation", "Inspection", "Score", "Translator", "load"]
 
 TOKENIZER_FOLDER = "tokenizer"
+
+# What a batch may take, whatever batch_size says: rows times positions of source and limit (in the base model of 2017 a
+# position of the cache takes 24 KiB, so 1.6 GB at the very most), and rows times vocabulary (128 MiB of log p).
+MOST_POSITIONS = 1 << 16
+MOST_LOGPROBS = 1 << 25
 
 
 class Translator:
@@ -77,6 +83,17 @@ class Translator:
         rules: TextRules | None = None,
     ) -> None:
         self.model = model
+        self._set_up(source_tokenizer, target_tokenizer, decoding, folder, document, rules)
+
+    def _set_up(
+        self,
+        source_tokenizer: Tokenizer,
+        target_tokenizer: Tokenizer,
+        decoding: DecodingConfig,
+        folder: Path | None,
+        document: dict[str, Any] | None,
+        rules: TextRules | None,
+    ) -> None:
         self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
         self.decoding = decoding
         self.folder = folder
@@ -85,6 +102,13 @@ class Translator:
         self.placeholder_faults: Counter[str] = Counter()
         self.stats = SearchStats()
         self._token_settings = TokenSettings(target_tokenizer, self.rules)
+
+    def need_source(self, purpose: str) -> None:
+        """Refuse what looks at a source with a model that has none; this one has.
+
+        Raises:
+            ConfigError: the model is a decoder alone.
+        """
 
     @property
     def device(self) -> torch.device:
@@ -132,23 +156,28 @@ class Translator:
             raise ConfigError("generate takes a list of texts: write generate([text])")
         config = self.settings(**settings)
         rules = self._token_settings.rules(config)
+        self._token_settings.check(config)
         if prefixes is not None and len(prefixes) != len(sources):
             raise DataError(f"{len(sources)} sources and {len(prefixes)} prefixes: give one for each, or none")
         encoded = [self._encode_source(text, number, config) for number, text in enumerate(sources, 1)]
-        sentences = [
-            self._sentence(ids, first_index + place, None if prefixes is None else prefixes[place], config)
+        sentences = {
+            place: self._sentence(
+                ids, first_index + place, place + 1, None if prefixes is None else prefixes[place], config
+            )
             for place, ids in enumerate(encoded)
-        ]
+            if ids
+        }
         results: list[list[GeneratedText]] = [[] for _ in sources]
         # Similar lengths together: little padding. Blank sources have no tokens and stay without hypotheses.
         order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i]), reverse=True)
-        for start in range(0, len(order), config.batch_size):
-            chosen = order[start : start + config.batch_size]
+        for chosen in self._batches(order, encoded, sentences, config):
             step = self._start([encoded[i] for i in chosen])
             try:
                 found = search(step, [sentences[i] for i in chosen], config, rules, self.stats)
-            except GenerationError as error:
-                raise GenerationError(error.reason, number=(error.number or 0) - first_index) from None
+            except (ConfigError, GenerationError) as error:  # in search, texts are counted from the input's first
+                if error.number is None:
+                    raise
+                raise type(error)(error.reason, number=error.number - first_index) from None
             for index, hypotheses in zip(chosen, found, strict=True):
                 results[index] = [self._text_of(hypothesis, sources[index], config) for hypothesis in hypotheses]
         generations = [Generation(source, hypotheses) for source, hypotheses in zip(sources, results, strict=True)]
@@ -185,7 +214,7 @@ class Translator:
         ids = self._encode_source(source, 1, config)
         if not ids:
             return iter(())
-        sentence = self._sentence(ids, index, prefix, config)
+        sentence = self._sentence(ids, index, 1, prefix, config)
         searching = Search(self._start([ids]), [sentence], config, self._token_settings.rules(config), self.stats)
         return self._parts(searching, source, config)
 
@@ -209,6 +238,24 @@ class Translator:
         """
         return self._encode_source(text, 1, config)
 
+    def check_sources(self, sources: Sequence[str], **settings: Any) -> dict[int, PellucidError]:
+        """What :meth:`generate` would refuse before it computes anything: errors by place in ``sources``, from 0.
+
+        Raises:
+            ConfigError: as for :meth:`generate`.
+        """
+        config = self.settings(**settings)
+        faults: dict[int, PellucidError] = {}
+        for place, text in enumerate(sources):
+            try:
+                if ids := self._encode_source(text, place + 1, config):
+                    self._sentence(ids, place, place + 1, None, config)
+            except (ConfigError, DataError, LengthError) as error:
+                if isinstance(error, ConfigError) and error.number is None:
+                    raise
+                faults[place] = error
+        return faults
+
     def open_search(
         self,
         source: str,
@@ -216,7 +263,6 @@ class Translator:
         *,
         prefix_ids: Sequence[int] = (),
         padding: int = 0,
-        observer: SearchObserver | None = None,
     ) -> tuple[Search, CachedStep]:
         """The search of :meth:`generate` for one text, to be advanced step by step, and its step function.
 
@@ -225,7 +271,6 @@ class Translator:
             config: settings.
             prefix_ids: tokens that every hypothesis begins with, in the place of the prefix that the settings give.
             padding: padding tokens to put behind the source; they change nothing.
-            observer: told about every step of the search.
 
         Raises:
             ConfigError: the prefix does not fit into its limit or is forbidden.
@@ -234,11 +279,11 @@ class Translator:
         ids = self.source_ids(source, config)
         batch = self.batch([ids], [ids])
         padded = torch.nn.functional.pad(batch.source, (0, padding), value=batch.source_pad)
-        sentence = self._sentence(ids, 0, None, config)
+        sentence = self._sentence(ids, 0, 1, None, config)
         if prefix_ids:
             sentence = replace(sentence, prefix=tuple(prefix_ids))
         step = CachedStep(self.model, padded, padded != batch.source_pad)
-        return Search(step, [sentence], config, self._token_settings.rules(config), observer=observer), step
+        return Search(step, [sentence], config, self._token_settings.rules(config)), step
 
     @cached_property
     def tracer(self) -> Tracer:
@@ -265,21 +310,36 @@ class Translator:
         """
         return self.tracer.trace({"text": text, **request})
 
-    def score(self, sources: Sequence[str], targets: Sequence[str], **settings: Any) -> list[Score]:
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> list[Score]:
         """Score given targets: log p of every token in one teacher-forced pass per batch.
 
-        Gives a generated text the score it was generated with under the same settings.
+        Gives a generated text the score it was generated with under the same settings, ``renormalize`` excepted.
+
+        Args:
+            sources, targets: as many of each.
+            prefixes: as for :meth:`generate`; they matter where ``forced_score`` is ``free``.
+            **settings: any of :class:`~pellucid.config.DecodingConfig`.
 
         Raises:
             ConfigError: a setting is unknown or out of range.
-            DataError: not as many targets as sources.
-            LengthError: a text is longer than the model's learned positions.
+            DataError: not as many targets or prefixes as sources.
+            LengthError: a text is longer than the model's learned positions or ``max_source_length``, which holds for
+                both sides here.
         """
         if len(sources) != len(targets):
             raise DataError(f"{len(sources)} sources and {len(targets)} targets: every source needs its target")
+        if prefixes is not None and len(prefixes) != len(sources):
+            raise DataError(f"{len(sources)} sources and {len(prefixes)} prefixes: give one for each, or none")
         config = self.settings(**settings)
         pairs = [
-            (self._encode_source(source, number, config), self._encode_target(target, number, source))
+            (self._encode_source(source, number, config), self._encode_target(target, number, source, config))
             for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
         ]
         results: list[Score | None] = [None] * len(pairs)
@@ -288,7 +348,9 @@ class Translator:
             chosen = order[start : start + config.batch_size]
             for index, logprobs in zip(chosen, self._forced([pairs[i] for i in chosen]), strict=True):
                 ids = [*pairs[index][1], self.target_tokenizer.eos_id]
-                total = sum(self._token_settings.counted(ids, logprobs, config))
+                limit = config.limit(len(pairs[index][0]) + 1)
+                prefix = None if prefixes is None else prefixes[index]
+                total = sum(self._token_settings.counted(ids, logprobs, config, limit, prefix))
                 score = total / length_penalty(config.length_penalty, config.length_alpha, len(ids))
                 results[index] = Score(self.target_tokenizer.pieces(ids), logprobs, score)
         scored = [result for result in results if result is not None]
@@ -312,7 +374,8 @@ class Translator:
         if not source_ids:
             raise DataError("nothing to inspect: the source is blank")
         if target is None:
-            target_ids = self.generate([source], beam_size=1, n_best=1)[0].hypotheses[0].token_ids
+            greedy = {"sampling": False, "beam_size": 1, "n_best": 1, "diversity_groups": 1, "diversity_strength": 0.5}
+            target_ids = self.generate([source], **greedy)[0].hypotheses[0].token_ids
         elif isinstance(target, str):
             target_ids = [*self._encode_target(target, 1, source), self.target_tokenizer.eos_id]
         else:
@@ -338,24 +401,12 @@ class Translator:
         if not text.strip():
             return []
         ids = framed(self.source_tokenizer, self.source_tokenizer.encode(self.rules.read_source(text)))
-        try:
-            self.model.encoder.embedder.positions.check(len(ids) + 1)
-        except LengthError as error:
-            raise LengthError(error.reason, number=number) from None
-        if config is not None and len(ids) + 1 > config.max_source_length:
-            raise LengthError(
-                f"a sequence of {len(ids) + 1} tokens is longer than max_source_length ({config.max_source_length}): "
-                "shorten or split it, or raise max_source_length",
-                number=number,
-            )
+        _check_length(len(ids) + 1, self.model.encoder.embedder.positions, number, "source", config)
         return ids
 
-    def _encode_target(self, text: str, number: int, source: str) -> list[int]:
+    def _encode_target(self, text: str, number: int, source: str, config: DecodingConfig | None = None) -> list[int]:
         ids = framed(self.target_tokenizer, self.target_tokenizer.encode(self.rules.read_target(text, source)))
-        try:
-            self.model.decoder.embedder.positions.check(len(ids) + 1)
-        except LengthError as error:
-            raise LengthError(error.reason, number=number, side="target") from None
+        _check_length(len(ids) + 1, self.model.decoder.embedder.positions, number, "target", config)
         return ids
 
     def _start(self, sources: list[list[int]]) -> CachedStep:
@@ -363,23 +414,60 @@ class Translator:
         batch = self.batch(sources, sources)
         return CachedStep(self.model, batch.source, batch.source_mask)
 
-    def _sentence(self, ids: list[int], index: int, prefix: str | None, config: DecodingConfig) -> Sentence:
+    def _sentence(
+        self, ids: list[int], index: int, number: int, prefix: str | None, config: DecodingConfig
+    ) -> Sentence:
+        """What search is told about a text: at place ``index`` of the input, the ``number``-th of this call."""
         limit = config.limit(len(ids) + 1)
         longest = self.model.decoder.embedder.positions.max_length
-        if longest is not None:
-            limit = min(limit, longest)
-        return Sentence(limit, index, self._token_settings.prefix(config, prefix))
+        if longest is not None and limit > longest:
+            limit = longest
+            if config.min_length >= longest:
+                raise ConfigError(
+                    f"min_length ({config.min_length}) leaves no room for </s> within the {longest} positions that the "
+                    "model has learned: lower it"
+                )
+        forced = self._token_settings.prefix(config, prefix)
+        if len(forced) >= limit:
+            raise ConfigError(
+                f"the forced prefix has {len(forced)} tokens, and only {limit} may be generated, </s> included: "
+                "shorten it or raise max_length",
+                number=number,
+            )
+        return Sentence(limit, index, forced)
+
+    def _batches(
+        self,
+        order: Sequence[int],
+        encoded: Sequence[list[int]],
+        sentences: Mapping[int, Sentence],
+        config: DecodingConfig,
+    ) -> Iterator[list[int]]:
+        """``order`` in parts of ``batch_size`` texts; fewer where they are long, or beams or vocabulary wide."""
+        rows = config.n_best if config.sampling else config.beam_size
+        most = max(1, min(config.batch_size, MOST_LOGPROBS // (rows * self.model.target_vocab_size)))
+        batch: list[int] = []
+        longest = 0
+        for place in order:
+            length = len(encoded[place]) + sentences[place].limit
+            if batch and (len(batch) == most or (len(batch) + 1) * rows * max(longest, length) > MOST_POSITIONS):
+                yield batch
+                batch, longest = [], 0
+            batch.append(place)
+            longest = max(longest, length)
+        if batch:
+            yield batch
 
     @torch.inference_mode()
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
         batch = self.batch([source for source, _ in pairs], [target for _, target in pairs])
-        logits: Tensor = self.model(batch.source, batch.source_mask, batch.target_in)
-        logprobs = token_logprobs(logits, batch.target_out, batch.target_mask)
+        states = self.model.decode(batch.source, batch.source_mask, batch.target_in)[batch.target_mask]
+        logprobs = forced_logprobs(self.model.output, states, batch.target_out[batch.target_mask])
         if logprobs.isnan().any():
             raise PellucidError(
                 "the model's log-probabilities contain NaN: its weights are broken; check the checkpoint"
             )
-        return [row[: len(target) + 1].tolist() for row, (_, target) in zip(logprobs, pairs, strict=True)]
+        return [row.tolist() for row in logprobs.split([len(target) + 1 for _, target in pairs])]
 
     def _written(self, tokens: Sequence[int], source: str, config: DecodingConfig) -> Written:
         policy: UnknownPolicy = "drop" if config.unknown == "drop" else "keep"
@@ -419,6 +507,20 @@ class _CrossAttention(Observer):
         return array
 
 
+def _check_length(length: int, positions: NoPositions, number: int, side: str, config: DecodingConfig | None) -> None:
+    try:
+        positions.check(length)
+    except LengthError as error:
+        raise LengthError(error.reason, number=number, side=side) from None
+    if config is not None and length > config.max_source_length:
+        raise LengthError(
+            f"a sequence of {length} tokens is longer than max_source_length ({config.max_source_length}): "
+            "shorten or split it, or raise max_source_length",
+            number=number,
+            side=side,
+        )
+
+
 def load(
     path: str | Path, device: str = "auto", *, source_language: str | None = None, target_language: str | None = None
 ) -> Translator:
@@ -426,7 +528,8 @@ def load(
 
     Args:
         path: a model folder; a run folder: then its ``best/`` (``last/`` before the first validation); the folder of a
-            Hugging Face checkpoint, or its name on the hub.
+            Hugging Face checkpoint, or its name on the hub; the folder or the file of a checkpoint of fairseq,
+            OpenNMT-py or JoeyNMT.
         device: auto, cpu, cuda, cuda:N or mps.
         source_language, target_language: codes, for a checkpoint that knows many languages.
 
@@ -437,15 +540,21 @@ def load(
     """
     from pellucid.interop.huggingface.checkpoint import is_checkpoint
     from pellucid.interop.huggingface.hub import fetch, is_hub_name
+    from pellucid.interop.toolkits import find_toolkit
     from pellucid.training.runtime import resolve_device
 
+    if not is_model_folder(Path(path)) and (file := find_toolkit(Path(path))) is not None:
+        return _load_toolkit(file, resolve_device(device), source_language, target_language)
     folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else _model_folder(Path(path))
     if is_checkpoint(folder):
         return _load_checkpoint(folder, resolve_device(device), source_language, target_language)
-    if source_language is not None or target_language is not None:
-        raise ConfigError(f"{folder}: this model has no codes for languages: leave source and target language away")
-    model, document = load_model(folder, resolve_device(device))
+    _refuse_languages(folder, source_language, target_language)
+    model, document = load_any_model(folder, resolve_device(device))
     source, target = load_tokenizers(folder / TOKENIZER_FOLDER)
+    if isinstance(model, DecoderOnly):
+        from pellucid.language_model import LanguageModel  # which is a translator itself
+
+        return LanguageModel(model, target, DecodingConfig.model_validate(document["decoding"]), folder, document)
     for side, size, tokenizer in (
         ("source", model.source_vocab_size, source),
         ("target", model.target_vocab_size, target),
@@ -466,11 +575,35 @@ def _load_checkpoint(
     folder: Path, device: torch.device, source_language: str | None, target_language: str | None
 ) -> Translator:
     from pellucid.interop.huggingface.checkpoint import load_checkpoint
+    from pellucid.interop.huggingface.decoders import DECODERS, load_decoder
+    from pellucid.interop.huggingface.files import CONFIG_FILE, read_json
     from pellucid.interop.huggingface.tokenizers import Languages
 
+    if read_json(folder / CONFIG_FILE).get("model_type") in DECODERS:
+        from pellucid.language_model import LanguageModel  # which is a translator itself
+
+        _refuse_languages(folder, source_language, target_language)
+        alone = load_decoder(folder, device)
+        origin = {"huggingface": alone.document, "unmapped": alone.unmapped}
+        return LanguageModel(alone.model, alone.tokenizer, alone.decoding, folder, origin)
     found = load_checkpoint(folder, device, Languages(source_language, target_language))
     document = {"huggingface": found.document, "unmapped": found.unmapped}
     return Translator(found.model, found.source_tokenizer, found.target_tokenizer, found.decoding, folder, document)
+
+
+def _refuse_languages(place: Path, *languages: str | None) -> None:
+    if any(language is not None for language in languages):
+        raise ConfigError(f"{place}: this model has no codes for languages: leave source and target language away")
+
+
+def _load_toolkit(
+    file: Path, device: torch.device, source_language: str | None, target_language: str | None
+) -> Translator:
+    from pellucid.interop.toolkits import load_toolkit
+
+    _refuse_languages(file, source_language, target_language)
+    found = load_toolkit(file, device)
+    return Translator(found.model, found.source, found.target, found.decoding, file.parent, found.document)
 
 
 def _model_folder(path: Path) -> Path:

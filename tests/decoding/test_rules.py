@@ -120,7 +120,7 @@ def test_forced_prefixes_belong_to_sentences(way: dict[str, Any]) -> None:
     for sentence, hypotheses in zip(sentences, results, strict=True):
         for hypothesis in hypotheses:
             tokens = tuple(hypothesis.tokens)
-            assert tokens[: len(sentence.prefix)] == sentence.prefix and len(tokens) > len(sentence.prefix)
+            assert tokens[: len(sentence.prefix)] == sentence.prefix
             generated = [*tokens, EOS][: len(hypothesis.token_logprobs)]
             for t, (token, logprob) in enumerate(zip(generated, hypothesis.token_logprobs, strict=True)):
                 assert logprob == float(toy(sentence.index, tokens[:t])[token])
@@ -129,6 +129,20 @@ def test_forced_prefixes_belong_to_sentences(way: dict[str, Any]) -> None:
         for hypothesis in hypotheses:
             counted = hypothesis.token_logprobs[len(sentence.prefix) :]
             assert hypothesis.score == pytest.approx(sum(counted) / len(hypothesis.token_logprobs))
+
+
+@ways
+def test_a_forced_prefix_comes_whatever_the_settings_say(way: dict[str, Any]) -> None:
+    toy = Toy(5, 9, eos_bias=-1.0)
+    sentence = Sentence(9, 0, (4, 4, 4, 5, 6))
+    rules = {"forbidden_sequences": ((5, 6),)}
+    for score in ("counted", "free"):
+        for renormalize in (False, True):
+            settings = {"no_repeat_ngram": 2, "forced_score": score, "renormalize": renormalize, **way}
+            for hypothesis in run(toy, [sentence], rules, **settings)[0]:
+                assert tuple(hypothesis.tokens[:5]) == sentence.prefix
+                logprobs = [float(toy(0, sentence.prefix[:t])[token]) for t, token in enumerate(sentence.prefix)]
+                assert hypothesis.token_logprobs[:5] == pytest.approx(logprobs)
 
 
 @ways

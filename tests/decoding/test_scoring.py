@@ -8,23 +8,32 @@ import pytest
 import torch
 from toy_steps import BOS, EOS, Toy, ToyStep
 
-from pellucid.decoding.scoring import force, token_logprobs
+from pellucid.decoding import scoring
+from pellucid.decoding.scoring import force, forced_logprobs
 
 
-def test_token_logprobs_are_normalised_and_masked() -> None:
-    logits = torch.tensor([[[0.0, math.log(3.0)], [5.0, 5.0]], [[100.0, 100.0 - math.log(4.0)], [1.0, 2.0]]])
-    targets = torch.tensor([[1, 0], [0, 1]])
-    mask = torch.tensor([[True, True], [True, False]])
-    expected = torch.tensor([[math.log(0.75), math.log(0.5)], [math.log(0.8), 0.0]])
-    torch.testing.assert_close(token_logprobs(logits, targets, mask), expected)
-    half = token_logprobs(logits.bfloat16(), targets, mask)
-    assert half.dtype == torch.float32
+def test_forced_logprobs_are_normalised() -> None:
+    logits = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0], [100.0, 100.0 - math.log(4.0)]])
+    expected = torch.tensor([math.log(0.75), math.log(0.5), math.log(0.8)])
+    targets = torch.tensor([1, 0, 0])
+    torch.testing.assert_close(forced_logprobs(lambda states: states, logits, targets), expected)
+    assert forced_logprobs(lambda states: states.bfloat16(), logits, targets).dtype == torch.float32
+    assert forced_logprobs(lambda states: states, logits[:0], targets[:0]).shape == (0,)
 
 
-def test_what_is_masked_may_be_anything() -> None:
-    logits = torch.tensor([[[0.0, 0.0], [math.nan, math.inf]]])
-    scored = token_logprobs(logits, torch.tensor([[0, 0]]), torch.tensor([[True, False]]))
-    assert scored.sum().item() == pytest.approx(math.log(0.5))
+def test_only_some_logits_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, targets = torch.randn(50, 8), torch.arange(50) % 30
+    weight = torch.randn(8, 30)
+    whole = forced_logprobs(lambda part: part @ weight, states, targets)
+    seen: list[int] = []
+
+    def output(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return part @ weight
+
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 210)
+    torch.testing.assert_close(forced_logprobs(output, states, targets), whole)
+    assert max(seen) == 7
 
 
 def test_force_feeds_what_it_is_given() -> None:

@@ -42,6 +42,11 @@ class TensorNextTokens:
         return self._logprobs.shape[1]
 
     @torch.inference_mode()
+    def remember(self) -> None:
+        if self._of_model is None:
+            self._of_model = self._logprobs.clone()
+
+    @torch.inference_mode()
     def forbid_everywhere(self, tokens: Ints) -> None:
         self._logprobs.index_fill_(1, self._put(tokens), -torch.inf)
 
@@ -51,21 +56,20 @@ class TensorNextTokens:
 
     @torch.inference_mode()
     def allow_only(self, rows: Ints, tokens: Ints, *, free: bool = False) -> None:
-        if free:
-            self._keep_model()
+        assert self._of_model is not None, "remember first"
         on_rows, on_tokens = self._put(rows), self._put(tokens)
-        values = 0.0 if free else self._logprobs[on_rows, on_tokens]
+        values = 0.0 if free else self._of_model[on_rows, on_tokens]
         self._logprobs[on_rows] = -torch.inf
         self._logprobs[on_rows, on_tokens] = values
 
     @torch.inference_mode()
     def scale(self, rows: Ints, tokens: Ints, factor: float) -> None:
-        self._keep_model()
+        self.remember()
         self._logprobs[self._put(rows), self._put(tokens)] *= factor
 
     @torch.inference_mode()
     def renormalize(self) -> None:
-        self._keep_model()
+        self.remember()
         sums = self._logprobs.logsumexp(1, keepdim=True)
         self._logprobs -= torch.where(sums.isfinite(), sums, 0.0)
 
@@ -91,10 +95,6 @@ class TensorNextTokens:
         check_largest(self._logprobs.amax().item())
         array: NDArray[np.float32] = self._logprobs.cpu().numpy()
         return array
-
-    def _keep_model(self) -> None:
-        if self._of_model is None:
-            self._of_model = self._logprobs.clone()
 
     def _put(self, array: Ints | NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(array).to(self._logprobs.device)

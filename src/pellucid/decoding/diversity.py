@@ -20,7 +20,7 @@ def candidates_needed(groups: int, width: int) -> int:
     return width + (groups - 1) * width * width
 
 
-def diverse(choices: Choices, offsets: Floats, groups: int, width: int, strength: float) -> Choices:
+def diverse(choices: Choices, offsets: Floats, groups: int, width: int, wanted: int, strength: float) -> Choices:
     """Each group's choice of the step under the Hamming diversity of Vijayakumar et al. 2018 (section 4).
 
     A candidate is ranked by its sum less ``strength`` for every hypothesis of an earlier group of its sentence that
@@ -29,14 +29,17 @@ def diverse(choices: Choices, offsets: Floats, groups: int, width: int, strength
     Args:
         choices: [B · G, C], candidates of each group, best first.
         offsets: [B · G, k], of the groups' rows.
-        groups, width, strength: G, how many each group chooses, the penalty.
+        groups: G.
+        width: K; the best so many of a group's choices are what later groups avoid.
+        wanted: how many each group chooses, K or more where ended hypotheses are replaced.
+        strength: the penalty.
 
     Returns:
-        [B · G, ≤ width], best first.
+        [B · G, ≤ wanted], best first.
     """
     books, C = choices.tokens.shape
     sums = np.take_along_axis(offsets, choices.rows, 1) + choices.logprobs
-    count = min(width, C)
+    count = min(wanted, C)
     chosen = np.empty((books, count), np.int64)
     for first in range(0, books, groups):
         taken: list[int] = []
@@ -44,7 +47,8 @@ def diverse(choices: Choices, offsets: Floats, groups: int, width: int, strength
             tokens = choices.tokens[book]
             penalty = strength * (tokens[:, None] == np.array(taken, np.int64)).sum(1)
             chosen[book] = np.argsort(-(sums[book] - penalty), kind="stable")[:count]
-            possible = chosen[book][sums[book, chosen[book]] > -np.inf]
+            first_ones = chosen[book, :width]
+            possible = first_ones[sums[book, first_ones] > -np.inf]
             taken.extend(tokens[possible].tolist())
     return Choices(
         np.take_along_axis(choices.rows, chosen, 1),

@@ -28,6 +28,10 @@ class ArrayNextTokens:
     def vocab_size(self) -> int:
         return int(self._logprobs.shape[1])
 
+    def remember(self) -> None:
+        if self._of_model is None:
+            self._of_model = self._logprobs.copy()
+
     def forbid_everywhere(self, tokens: Ints) -> None:
         self._logprobs[:, tokens] = -np.inf
 
@@ -35,18 +39,17 @@ class ArrayNextTokens:
         self._logprobs[rows, tokens] = -np.inf
 
     def allow_only(self, rows: Ints, tokens: Ints, *, free: bool = False) -> None:
-        if free:
-            self._keep_model()
-        values = np.float32(0.0) if free else self._logprobs[rows, tokens]
+        assert self._of_model is not None, "remember first"
+        values = np.float32(0.0) if free else self._of_model[rows, tokens]
         self._logprobs[rows] = -np.inf
         self._logprobs[rows, tokens] = values
 
     def scale(self, rows: Ints, tokens: Ints, factor: float) -> None:
-        self._keep_model()
+        self.remember()
         self._logprobs[rows, tokens] *= np.float32(factor)
 
     def renormalize(self) -> None:
-        self._keep_model()
+        self.remember()
         largest = np.maximum(self._logprobs.max(1, keepdims=True), np.float32(-1e30))
         self._logprobs -= largest
         with np.errstate(divide="ignore"):
@@ -73,10 +76,6 @@ class ArrayNextTokens:
     def read(self) -> NDArray[np.float32]:
         check_largest(float(self._logprobs.max()))
         return self._logprobs
-
-    def _keep_model(self) -> None:
-        if self._of_model is None:
-            self._of_model = self._logprobs.copy()
 
     def _at(self, rows: Ints, tokens: Ints) -> tuple[Floats, Floats]:
         ranked = np.minimum(self._logprobs[rows, tokens].astype(np.float64), 0.0)

@@ -15,7 +15,7 @@ from pellucid.config import DecodingConfig
 from pellucid.decoding.step import Ints, NextTokens
 from pellucid.errors import ConfigError
 
-__all__ = ["Constraints", "TokenRules", "repeated"]
+__all__ = ["Constraints", "Sentence", "TokenRules", "repeated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,25 @@ class TokenRules:
     allowed: tuple[int, ...] | None = None
     forbidden_sequences: tuple[tuple[int, ...], ...] = ()
 
+    def permits(self, token: int) -> bool:
+        """Whether the token may be generated at all."""
+        return token not in self.forbidden and (self.allowed is None or token in self.allowed or token == self.eos_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is asked of one sentence.
+
+    Attributes:
+        limit: the most tokens to generate, ``</s>`` included.
+        index: its place in the whole input, from 0: names it in errors, and picks its random numbers.
+        prefix: tokens that its hypotheses must begin with.
+    """
+
+    limit: int
+    index: int = 0
+    prefix: tuple[int, ...] = ()
+
 
 class Constraints:
     """The rules and the settings ``min_length``, ``no_repeat_ngram`` and ``repetition_penalty``, put on each step.
@@ -43,33 +62,26 @@ class Constraints:
     Args:
         rules: about tokens.
         settings: the three settings above are used.
-        prefixes: for each sentence the tokens it must begin with; forced even where a rule or setting is against it,
-            except a forbidden token.
-        limits: for each sentence the most tokens to generate.
+        sentences: of the batch; a prefix is forced even where a rule or setting is against it, except by a forbidden
+            token.
 
     Raises:
         ConfigError: a prefix holds a forbidden token.
     """
 
-    def __init__(
-        self,
-        rules: TokenRules,
-        settings: DecodingConfig,
-        prefixes: Sequence[Sequence[int]],
-        limits: Sequence[int],
-    ) -> None:
+    def __init__(self, rules: TokenRules, settings: DecodingConfig, sentences: Sequence[Sentence]) -> None:
         self._rules, self._settings = rules, settings
-        self._forced = [tuple(prefix) for prefix in prefixes]
-        self._limits = np.array(limits, np.int64)
-        self._is_free = settings.forced_score == "free"
+        self._forced = [sentence.prefix for sentence in sentences]
+        self._limits = np.array([sentence.limit for sentence in sentences], np.int64)
         self._longest_forced = max(map(len, self._forced), default=0)
         self._always: Ints | None = None
         self._eos = np.array([rules.eos_id])
-        for number, prefix in enumerate(self._forced, 1):
-            if against := [t for t in prefix if not self._permits(t)]:
+        for sentence in sentences:
+            if against := [token for token in sentence.prefix if not rules.permits(token)]:
                 raise ConfigError(
-                    f"text {number}: the forced prefix holds token {against[0]}, which is forbidden: "
-                    "change the prefix or the forbidden and allowed tokens"
+                    f"the forced prefix holds token {against[0]}, which is forbidden: "
+                    "change the prefix or the forbidden and allowed tokens",
+                    number=sentence.index + 1,
                 )
 
     @property
@@ -85,9 +97,12 @@ class Constraints:
             tokens: of R rows.
             prefixes: [R, P], what each row has been fed, from the start token on, which counts as a token of the
                 output here as it does in transformers; [R, 0] where :attr:`read_prefixes` is False.
-            sentences: [R], the sentence of each row, a place in ``prefixes`` of the constructor.
+            sentences: [R], the sentence of each row, a place among those of the constructor.
             length: t.
         """
+        forced_rows, forced = self._forced_now(sentences, length)
+        if forced_rows.size:
+            tokens.remember()
         if self._always is None:
             self._always = self._forbidden_everywhere(tokens.vocab_size)
         tokens.forbid_everywhere(self._always)
@@ -95,15 +110,22 @@ class Constraints:
             tokens.forbid_everywhere(self._eos)
         if self.read_prefixes:
             self._look_back(tokens, prefixes)
-        if length < self._longest_forced:
-            rows = np.array([r for r, s in enumerate(sentences.tolist()) if len(self._forced[s]) > length], np.int64)
-            forced = np.array([self._forced[s][length] for s in sentences[rows].tolist()], np.int64)
-            tokens.allow_only(rows, forced, free=self._is_free)
-        if self._settings.force_end:
-            rows = np.flatnonzero(self._limits[sentences] == length + 1)
-            tokens.allow_only(rows, np.full(len(rows), self._rules.eos_id), free=self._is_free)
         if self._settings.renormalize:
             tokens.renormalize()
+        if forced_rows.size:
+            tokens.allow_only(forced_rows, forced, free=self._settings.forced_score == "free")
+
+    def _forced_now(self, sentences: Ints, length: int) -> tuple[Ints, Ints]:
+        """Rows that have no choice at this step, and what they must go on with."""
+        forced = {
+            row: self._forced[sentence][length]
+            for row, sentence in enumerate(sentences.tolist() if length < self._longest_forced else ())
+            if len(self._forced[sentence]) > length
+        }
+        if self._settings.force_end:
+            last = np.flatnonzero(self._limits[sentences] == length + 1).tolist()
+            forced.update(dict.fromkeys(last, self._rules.eos_id))
+        return np.array(list(forced), np.int64), np.array(list(forced.values()), np.int64)
 
     def _look_back(self, tokens: NextTokens, prefixes: Ints) -> None:
         settings = self._settings
@@ -129,10 +151,6 @@ class Constraints:
             "prefix": self._longest_forced > 0,
         }
         return ", ".join(name for name, is_active in active.items() if is_active)
-
-    def _permits(self, token: int) -> bool:
-        rules = self._rules
-        return token not in rules.forbidden and (rules.allowed is None or token in rules.allowed)
 
     def _forbidden_everywhere(self, vocab_size: int) -> Ints:
         forbidden = np.zeros(vocab_size, np.bool_)

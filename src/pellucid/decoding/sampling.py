@@ -6,6 +6,9 @@ Shapes: N rows, V vocabulary, C candidates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +31,7 @@ def draws(seed: int, index: int, number: int, count: int) -> Floats:
 
 
 def sample(logprobs: NDArray[np.float32], uniform: Floats, settings: DecodingConfig) -> Ints:
-    """One token for each row, by inversion: tokens laid side by side from the most probable one, each as wide as it is.
+    """One token for each row, by inversion: the tokens that are left laid side by side, each as wide as it is probable.
 
     The order of the cuts: ``temperature``, then ``top_k``, ``top_p`` (Holtzman et al. 2020), ``min_p`` (Nguyen et al.
     2024), ``typical_p`` (Meister et al. 2023), each on what the one before left, made to sum to 1 again.
@@ -38,80 +41,110 @@ def sample(logprobs: NDArray[np.float32], uniform: Floats, settings: DecodingCon
         uniform: [N], in [0, 1).
         settings: the five settings above are used.
     """
-    tokens = np.zeros(len(logprobs), np.int64)
-    pending = np.arange(len(logprobs))
-    V = logprobs.shape[1]
-    count = min(V, settings.top_k or FIRST_CANDIDATES)
+    # Float32 for all of [N, V], which is what the time goes into; float64 for what is summed.
+    peak = np.maximum(logprobs.max(1, keepdims=True), np.float32(-1e30))
+    weights = np.exp((logprobs - peak) / np.float32(settings.temperature))
+    is_cut = settings.top_k is not None or settings.top_p < 1.0 or settings.min_p > 0.0
+    if is_cut:
+        return _in_growing_parts(weights, uniform, settings, _sample_cut)
+    if settings.typical_p < 1.0:
+        return _in_growing_parts(weights, uniform, settings, _sample_typical)
+    return _inverted(weights.astype(np.float64), uniform)
+
+
+Part = Callable[[NDArray[np.float32], Floats, DecodingConfig, int], tuple[Ints, NDArray[np.bool_]]]
+
+
+def _in_growing_parts(
+    weights: NDArray[np.float32], uniform: Floats, settings: DecodingConfig, sample_part: Part
+) -> Ints:
+    """Put a few tokens of each row in order first, and more only in rows where the others could matter."""
+    tokens = np.zeros(len(weights), np.int64)
+    pending = np.arange(len(weights))
+    count = min(weights.shape[1], settings.top_k or FIRST_CANDIDATES)
     while pending.size:
-        chosen, settled = _sample_among(logprobs[pending], uniform[pending], settings, count)
+        chosen, settled = sample_part(weights[pending], uniform[pending], settings, count)
         tokens[pending[settled]] = chosen[settled]
         pending = pending[~settled]
-        count = min(V, 8 * count)
+        count = min(weights.shape[1], 8 * count)
     return tokens
 
 
-def _sample_among(
-    logprobs: NDArray[np.float32], uniform: Floats, settings: DecodingConfig, count: int
+def _sample_cut(
+    weights: NDArray[np.float32], uniform: Floats, settings: DecodingConfig, count: int
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """As :func:`sample` with the ``count`` most probable tokens; and for which rows the others could not matter."""
-    N, V = logprobs.shape
-    rows = np.arange(N)[:, None]
-    scaled = logprobs.astype(np.float64) / settings.temperature
-    scaled -= np.maximum(scaled.max(1, keepdims=True), -1e300)  # a row of -inf stays one
-    order = _most_probable(logprobs, count)
-    weights = np.exp(scaled[rows, order])  # [N, C], falling
+    """Sample among the ``count`` most probable tokens; and in which rows nothing else is left by the cuts."""
+    N, V = weights.shape
+    order = _smallest(-weights, count)
+    p = np.take_along_axis(weights, order, 1).astype(np.float64)  # [N, C], falling
     is_whole = count == V or settings.top_k is not None
-    total = weights.sum(1) if is_whole else np.exp(scaled).sum(1)
-    p = weights / np.maximum(total, 1e-300)[:, None]
+    total = p.sum(1) if is_whole else weights.sum(1, dtype=np.float64)
+    p /= np.maximum(total, 1e-300)[:, None]
     settled = np.full(N, is_whole)
-
     kept = np.ones(p.shape, np.bool_)
     if settings.top_p < 1.0:
-        before = np.cumsum(p, 1) - p
-        kept &= before < settings.top_p
+        kept &= np.cumsum(p, 1) - p < settings.top_p
         settled |= p.sum(1) >= settings.top_p
     if settings.min_p > 0.0:
         kept &= p >= settings.min_p * p[:, :1]
         settled |= p[:, -1] < settings.min_p * p[:, 0]
+    p = np.where(kept, p, 0.0)
     if settings.typical_p < 1.0:
-        kept &= _typical(np.where(kept, p, 0.0), settings.typical_p)
-    mass = np.where(kept, p, 0.0)
-    reached = np.cumsum(mass, 1)
-    if not is_whole and settings.top_p == 1.0 and settings.min_p == 0.0 and settings.typical_p == 1.0:
-        wanted = uniform  # of all tokens, not only of these
-        settled |= reached[:, -1] > wanted
-    else:
-        wanted = uniform * reached[:, -1]
-    place = np.minimum((reached <= wanted[:, None]).sum(1), count - 1)
-    # Rounding may leave the last sum at or below what is wanted: then the last token that was kept.
-    last = count - 1 - np.argmax(mass[:, ::-1] > 0, axis=1)
-    return order[np.arange(N), np.minimum(place, last)], settled
+        p = np.where(_typical(p, settings.typical_p), p, 0.0)
+    return np.take_along_axis(order, _inverted(p, uniform)[:, None], 1)[:, 0], settled
 
 
-def _most_probable(logprobs: NDArray[np.float32], count: int) -> Ints:
-    """[N, count] tokens from the most probable one, equal ones by number."""
-    N, V = logprobs.shape
+def _sample_typical(
+    weights: NDArray[np.float32], uniform: Floats, settings: DecodingConfig, count: int
+) -> tuple[Ints, NDArray[np.bool_]]:
+    """Sample among the ``count`` most typical tokens; and in which rows they hold the share that is asked for."""
+    p = weights.astype(np.float64)
+    p /= np.maximum(p.sum(1, keepdims=True), 1e-300)
+    order = _smallest(_distance(p), count)
+    p = np.take_along_axis(p, order, 1)
+    before = np.cumsum(p, 1) - p
+    settled = (p.sum(1) >= settings.typical_p) | (count == weights.shape[1])
+    p = np.where(before < settings.typical_p, p, 0.0)
+    return np.take_along_axis(order, _inverted(p, uniform)[:, None], 1)[:, 0], settled
+
+
+def _inverted(p: Floats, uniform: Floats) -> Ints:
+    """The place in each row of ``p`` [N, C] that ``uniform`` falls on when the row is made to sum to 1."""
+    reached = np.cumsum(p, 1)
+    places = (reached <= (uniform * reached[:, -1])[:, None]).sum(1)
+    # Rounding may leave the last sum at or below what is wanted: then the last place that has anything.
+    last = p.shape[1] - 1 - np.argmax(p[:, ::-1] > 0, axis=1)
+    return np.minimum(places, last)
+
+
+def _smallest(keys: NDArray[Any], count: int) -> Ints:
+    """[N, count] places of the smallest keys of each row, smallest first, equal ones by place."""
+    N, V = keys.shape
     if count == V:
-        return np.argsort(-logprobs, axis=1, kind="stable")
-    # argpartition leaves open which of equal tokens it takes; stepping back below the threshold decides by number.
-    lowest = np.partition(logprobs, V - count, axis=1)[:, V - count]
+        return np.argsort(keys, axis=1, kind="stable")
+    # argpartition leaves open which of equal ones it takes; all of those at the threshold are sorted by place.
+    highest = np.partition(keys, count - 1, axis=1)[:, count - 1]
     order = np.empty((N, count), np.int64)
     for row in range(N):
-        places = np.flatnonzero(logprobs[row] >= lowest[row])
-        order[row] = places[np.argsort(-logprobs[row, places], kind="stable")[:count]]
+        places = np.flatnonzero(keys[row] <= highest[row])
+        order[row] = places[np.argsort(keys[row, places], kind="stable")[:count]]
     return order
 
 
-def _typical(p: Floats, share: float) -> NDArray[np.bool_]:
-    """The tokens whose information is nearest to the entropy, until they hold ``share`` of the probability."""
-    p = p / np.maximum(p.sum(1, keepdims=True), 1e-300)
+def _distance(p: Floats) -> Floats:
+    """How far each token's information is from the entropy of its row; infinite where p is 0."""
     with np.errstate(divide="ignore"):
         information = -np.log(p)
-    entropy = np.where(p > 0, p * np.where(p > 0, information, 0.0), 0.0).sum(1, keepdims=True)
-    distance = np.where(p > 0, np.abs(information - entropy), np.inf)
-    order = np.argsort(distance, axis=1, kind="stable")
-    rows = np.arange(len(p))[:, None]
-    sorted_p = p[rows, order]
+    entropy = (p * np.where(p > 0, information, 0.0)).sum(1, keepdims=True)
+    distance: Floats = np.abs(information - entropy)
+    return distance
+
+
+def _typical(p: Floats, share: float) -> NDArray[np.bool_]:
+    """Which of [N, C] are the most typical tokens that hold ``share`` of what is there."""
+    p = p / np.maximum(p.sum(1, keepdims=True), 1e-300)
+    order = np.argsort(_distance(p), axis=1, kind="stable")
+    in_order = np.take_along_axis(p, order, 1)
     kept = np.zeros(p.shape, np.bool_)
-    kept[rows, order] = (np.cumsum(sorted_p, 1) - sorted_p < share) & (sorted_p > 0)
+    np.put_along_axis(kept, order, (np.cumsum(in_order, 1) - in_order < share) & (in_order > 0), 1)
     return kept

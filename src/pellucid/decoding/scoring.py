@@ -1,33 +1,42 @@
 """Forced scoring: log p of given targets, from one teacher-forced pass or token by token through a step function.
 
-Knows nothing of models or text. Shapes: B sentences, T target positions, V vocabulary.
+Knows nothing of models or text. Shapes: N positions, M hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from pellucid.decoding.step import StepFunction
 
-__all__ = ["force", "token_logprobs"]
+__all__ = ["force", "forced_logprobs"]
+
+MOST_LOGITS = 1 << 25
 
 
-def token_logprobs(
-    logits: Float[Tensor, "B T V"], targets: Int64[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-) -> Float32[Tensor, "B T"]:
-    """Log p of each target token, in float32; 0 where the mask is False, so that sums over T are those of the targets.
+def forced_logprobs(
+    output: Callable[[Tensor], Tensor], states: Float[Tensor, "N M"], targets: Int64[Tensor, " N"]
+) -> Float32[Tensor, " N"]:
+    """Log p of a token after each state, in float32; never more logits at once than :data:`MOST_LOGITS`.
 
     Args:
-        logits: of a teacher-forced pass; any offset per position is normalised away.
-        targets: what each position should give (``y… </s>``).
-        mask: True = a real token.
+        output: states [n, M] to logits [n, V]; any offset per state is normalised away.
+        states: of the decoder, for a teacher-forced pass those of real tokens only.
+        targets: the token after each.
     """
-    logprobs = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    return logprobs.masked_fill(~mask, 0.0)
+    if not len(states):
+        return states.new_zeros(0, dtype=torch.float32)
+    rows = max(1, MOST_LOGITS // output(states[:1]).shape[1])
+    logprobs = []
+    for part, wanted in zip(states.split(rows), targets.split(rows), strict=True):
+        logits = output(part).float()
+        logprobs.append(logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1))
+    return torch.cat(logprobs)
 
 
 def force(step: StepFunction, targets: Sequence[Sequence[int]], *, bos_id: int) -> list[list[float]]:

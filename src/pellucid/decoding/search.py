@@ -21,7 +21,7 @@ from pellucid.config import DecodingConfig
 from pellucid.decoding.beams import Beams
 from pellucid.decoding.diversity import candidates_needed, diverse
 from pellucid.decoding.hypothesis import Hypothesis
-from pellucid.decoding.rules import Constraints, TokenRules
+from pellucid.decoding.rules import Constraints, Sentence, TokenRules
 from pellucid.decoding.sampling import draws, sample
 from pellucid.decoding.step import Choices, Ints, NextTokens, StepFunction
 from pellucid.decoding.watching import SearchEvent, SearchObserver
@@ -50,21 +50,6 @@ class SearchStats:
     live_rows: int = 0
     sentence_steps: int = 0
     settled_steps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """What search is told about one sentence of the batch.
-
-    Attributes:
-        limit: the most tokens to generate, ``</s>`` included.
-        index: its place in the whole input, from 0: names it in errors, and picks its random numbers.
-        prefix: tokens that its hypotheses must begin with.
-    """
-
-    limit: int
-    index: int = 0
-    prefix: tuple[int, ...] = ()
 
 
 def search(
@@ -100,10 +85,7 @@ def search(
 
 
 class Search:
-    """A search that can be watched: :func:`search`, step by step; the arguments are the same, and one more.
-
-    Args:
-        observer: told about every step; changes nothing.
+    """A search that can be watched: :func:`search`, step by step; the arguments are the same.
 
     Attributes:
         results: of every sentence; empty until it has ended.
@@ -116,15 +98,12 @@ class Search:
         settings: DecodingConfig,
         rules: TokenRules,
         stats: SearchStats | None = None,
-        observer: SearchObserver | None = None,
     ) -> None:
         for sentence in sentences:
             _check_limit(sentence)
-        self._observer = observer
+        self._observer: SearchObserver | None = None
         self._step, self._sentences, self._settings, self._rules = step, sentences, settings, rules
-        self._constraints = Constraints(
-            rules, settings, [sentence.prefix for sentence in sentences], [sentence.limit for sentence in sentences]
-        )
+        self._constraints = Constraints(rules, settings, sentences)
         self._stats = SearchStats() if stats is None else stats
         self._stats.sentences += len(sentences)
         self.results: list[list[Hypothesis]] = [[] for _ in sentences]
@@ -151,6 +130,14 @@ class Search:
         self._prefixes = self._tokens[:, None]  # kept up to date only where the constraints read it
         if self._lanes > 1 and sentences:
             step.reorder(np.repeat(np.arange(len(sentences)), self._lanes))
+
+    def watch(self, observer: SearchObserver) -> None:
+        """Tell ``observer`` about every step from now on; it changes nothing."""
+        self._observer = observer
+
+    def limit(self, sentence: int) -> int:
+        """The most tokens that this sentence's hypotheses may have."""
+        return self._sentences[sentence].limit
 
     def advance(self) -> bool:
         """Generate one more token of every live hypothesis; False when every sentence has ended."""
@@ -187,7 +174,7 @@ class Search:
             return next_tokens.best(offsets, beams.choices_wanted)
         wanted = beams.choices_wanted
         choices = next_tokens.best(offsets, candidates_needed(self._lanes, wanted))
-        return diverse(choices, offsets, self._lanes, wanted, settings.diversity_strength)
+        return diverse(choices, offsets, self._lanes, self._width, wanted, settings.diversity_strength)
 
     def _enter(self, place: int) -> None:
         """Write down what a beam that has ended found."""
@@ -248,8 +235,9 @@ def _check_limit(sentence: Sentence) -> None:
         raise ConfigError(f"length limits must be at least 1, not {sentence.limit}: raise max_length")
     if len(sentence.prefix) >= sentence.limit:
         raise ConfigError(
-            f"text {sentence.index + 1}: the forced prefix has {len(sentence.prefix)} tokens, and only "
-            f"{sentence.limit} may be generated, </s> included: shorten it or raise max_length"
+            f"the forced prefix has {len(sentence.prefix)} tokens, and only {sentence.limit} may be generated, "
+            "</s> included: shorten it or raise max_length",
+            number=sentence.index + 1,
         )
 
 

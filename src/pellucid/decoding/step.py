@@ -49,6 +49,10 @@ class NextTokens(Protocol):
         """V."""
         ...
 
+    def remember(self) -> None:
+        """Keep log p as it is now, as the model's own, beside what the methods below make of it; once is enough."""
+        ...
+
     def forbid_everywhere(self, tokens: Ints) -> None:
         """No row goes on with any of these tokens."""
         ...
@@ -58,14 +62,14 @@ class NextTokens(Protocol):
         ...
 
     def allow_only(self, rows: Ints, tokens: Ints, *, free: bool = False) -> None:
-        """Row ``rows[i]`` goes on with ``tokens[i]`` and with nothing else; rows are distinct.
+        """Row ``rows[i]`` goes on with ``tokens[i]`` alone, whatever was done before; rows are distinct.
 
-        Its log p stays, or is ranked as 0 (``free``).
+        It is ranked by its log p as remembered, or as 0 (``free``).
         """
         ...
 
     def scale(self, rows: Ints, tokens: Ints, factor: float) -> None:
-        """Multiply log p of ``tokens[i]`` after row ``rows[i]``; pairs are distinct."""
+        """Multiply log p of ``tokens[i]`` after row ``rows[i]``, having remembered it; pairs are distinct."""
         ...
 
     def renormalize(self) -> None:
