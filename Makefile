@@ -6,6 +6,10 @@ TORCH_INDEX ?=
 PIP := .venv/bin/python -m pip --disable-pip-version-check install -c constraints.txt
 VERSION := $(PYTHON) -c 'import platform; print("Python " + platform.python_version())'
 PYTEST := .venv/bin/python -m pytest -q --durations=10
+# For the slow tests: a Chromium that is there, or can be installed at once (root on Debian or Ubuntu, as in CI).
+HAVE_BROWSER := [ -n "$$PELLUCID_CHROMIUM" ] || command -v chromium chromium-browser google-chrome >/dev/null
+BROWSER := { $(HAVE_BROWSER); } || { [ "$$(id -u)" = 0 ] && [ -n "$$CI" ] && command -v apt-get >/dev/null && \
+  apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk >/dev/null; }
 
 .PHONY: help install demo test test-slow lint format docs clean
 
@@ -33,6 +37,8 @@ test: .venv/.installed-dev
 	$(PYTEST)
 
 test-slow: .venv/.installed-dev
+	@$(BROWSER) || echo "The tests of the explorer's page will be skipped: they need Chromium" \
+	  "(Debian, Ubuntu: sudo apt install chromium; or PELLUCID_CHROMIUM=/path/to/a/browser)"
 	$(PYTEST) -m slow
 
 lint: .venv/.installed-dev

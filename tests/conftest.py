@@ -16,7 +16,7 @@ import pytest
 # Every annotation in pellucid, shapes included, is checked by beartype while the tests run, and only then.
 jaxtyping.install_import_hook("pellucid", "beartype.beartype")
 
-pytest_plugins = ["toys"]
+pytest_plugins = ["toys", "explorer.chromium"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE_DATA = str(ROOT.parent / "shared")

@@ -469,3 +469,49 @@ def test_the_same_pairs_give_the_same_choice(translator: Translator) -> None:
 def test_too_few_pairs_to_choose_on(count: int, translator: Translator) -> None:
     with pytest.raises(DataError, match=rf"^{count} pairs .* and 100, spread over them, are needed .*: give more"):
         choose_heads(translator, *texts(count))
+
+
+@pytest.mark.usefixtures("needs_copies")
+def test_pairs_that_are_too_long_are_passed_over_and_others_not_even_read(
+    untrained: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, lambda layer, head, shape: copying(shape) if (layer, head) == (1, 2) else uniform(shape))
+    sources, targets = texts(120)
+    sources[0], sources[1] = "ba " * 20, "da " * 20  # of every two pairs the first is taken
+    read: list[str] = []
+    segment_pairs = alignment_heads.segment_pairs
+
+    def noted(translator: Translator, sources: list[str], targets: list[str]) -> Any:
+        read.extend(sources)
+        return segment_pairs(translator, sources, targets)
+
+    monkeypatch.setattr(alignment_heads, "segment_pairs", noted)
+    chosen = choose_heads(untrained, sources, targets, max_pairs=60)
+    assert (chosen.heads, chosen.report["pairs"], chosen.report["too_long"]) == (((1, 2),), 59, 1)
+    assert read == sources[::2]
+
+
+@pytest.mark.usefixtures("needs_copies")
+def test_no_more_than_a_pair_of_all_heads_is_waited_for(untrained: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair is done with before the next comes; and where room is scarce, a pair gives fewer words."""
+    plant(monkeypatch, lambda layer, head, shape: copying(shape) if (layer, head) == (1, 2) else uniform(shape))
+    planted, evidence = alignment_heads.head_matrices, alignment_heads._evidence
+    order: list[str] = []
+
+    def giving(*arguments: Any) -> Iterator[tuple[int, np.ndarray]]:
+        for one in planted(*arguments):
+            order.append("given")
+            yield one
+
+    def taking(*arguments: Any) -> Any:
+        order.append("taken")
+        return evidence(*arguments)
+
+    monkeypatch.setattr(alignment_heads, "head_matrices", giving)
+    monkeypatch.setattr(alignment_heads, "_evidence", taking)
+    whole = choose_heads(untrained, *texts(160))
+    assert order == ["given", "taken"] * 160
+    monkeypatch.setattr(alignment_heads, "_MOST_BYTES", 160)
+    scarce = choose_heads(untrained, *texts(160))
+    assert scarce.heads == whole.heads == ((1, 2),)
+    assert scarce.report["clear_words"] == sum(" " in text for text in texts(160)[1]) < whole.report["clear_words"]

@@ -216,6 +216,7 @@ RANGES = [
     ("model.norm_epsilon", [1e-12, 0.1, None], [0.0, 0.2]),
     ("model.first_position", [0, 1000], [-1, 1001]),
     ("model.relative_buckets", [4], [3, 5, 65538]),
+    ("model.rotary_base", [100.0, 500000.0, 1e9], [99.0, 2e9]),
     ("model.relative_max_distance", [17], [0]),
     ("model.num_kv_heads", [1, None], [0]),
     ("model.cross_num_kv_heads", [1, None], [0]),
@@ -253,7 +254,7 @@ RANGES = [
     ("decoding.no_repeat_ngram", [0, 1000], [-1, 1001]),
     ("decoding.diversity_groups", [1, 1024], [0, 1025]),
     ("decoding.diversity_strength", [0.0, 1000.0], [-0.1, 1000.1]),
-    ("decoding.temperature", [0.001, 100.0], [0.0, 100.1]),
+    ("decoding.temperature", [0.001, 100.0], [0.0009, 100.1]),
     ("decoding.top_k", [1, None], [0]),
     ("decoding.top_p", [0.001, 1.0], [0.0, 1.1]),
     ("decoding.min_p", [0.0, 1.0], [-0.1, 1.1]),
@@ -314,6 +315,7 @@ COMPANIONS = {
     "data.train.target_column": ["data.train.path=a.tsv"],
     "tokenizer": ["model.tied_embeddings=two"],
     "decoding.diversity_groups": ["decoding.beam_size=1024"],
+    "decoding.diversity_strength": ["decoding.beam_size=4", "decoding.diversity_groups=2"],
     **{
         f"decoding.{name}": ["decoding.sampling=true"]
         for name in ("n_best", "temperature", "top_k", "top_p", "min_p", "typical_p")

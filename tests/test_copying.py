@@ -47,7 +47,10 @@ def test_what_is_copied_is_what_attention_aligns_it_to(translator: Translator, m
         ) -> list[list[alignment.Alignment]]:
             assert units == "tokens"
             given = alignment.align_generations(translator, generations, units=units)
-            return [[replace(one, links=links) for one in many] for many in given]
+            return [
+                [replace(one, links=[link for link in links if link[0] < len(one.source_units)]) for one in many]
+                for many in given
+            ]
 
         monkeypatch.setattr(copying, "align_generations", aligned)
         for hypothesis in copy_unknown(translator, generations)[0].hypotheses:

@@ -30,9 +30,12 @@ TORCH_FREE = (
 ON_DEMAND = {
     *("transformers", "ctranslate2", "fastapi", "onnx", "pyarrow", "zstandard", "hsk_sentences_audio", "tensorboardX"),
     "huggingface_hub",
+    "matplotlib",
     "opencc",
     "sentencex",
+    "starlette",
     "tokenizers",
+    "uvicorn",
 }
 
 

@@ -144,22 +144,26 @@ def test_a_prefix_that_does_not_fit_is_of_its_text(translator: Translator, sourc
     assert caught.value.number == 2
 
 
+@pytest.mark.parametrize(("name", "most"), [("MOST_POSITIONS", 200), ("MOST_LOGPROBS", 200)])
 def test_batches_are_small_where_texts_are_long(
-    translator: Translator, sources: list[str], monkeypatch: pytest.MonkeyPatch
+    translator: Translator, sources: list[str], monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
     expected = [generation.text for generation in translator.generate(sources)]
-    for name, most in (("MOST_POSITIONS", 200), ("MOST_LOGPROBS", 200)):
-        started: list[int] = []
-        start = translator._start
-        monkeypatch.setattr(translator_module, name, most)
-        monkeypatch.setattr(translator, "_start", lambda ids, start=start: started.append(len(ids)) or start(ids))
-        assert [generation.text for generation in translator.generate(sources)] == expected
-        assert max(started) < 6 and sum(started) == len(sources)
-        monkeypatch.undo()
+    started: list[int] = []
+    start = translator._start
+
+    def counted(ids: list[list[int]]) -> Any:
+        started.append(len(ids))
+        return start(ids)
+
+    monkeypatch.setattr(translator_module, name, most)
+    monkeypatch.setattr(translator, "_start", counted)
+    assert [generation.text for generation in translator.generate(sources)] == expected
+    assert max(started) < 6 and sum(started) == len(sources)
 
 
 def test_a_target_has_a_longest_length_too(translator: Translator) -> None:
-    with pytest.raises(LengthError, match="target 1: a sequence of 31 tokens is longer than max_source_length .20."):
+    with pytest.raises(LengthError, match=r"target 1: a sequence of 31 tokens is longer than max_source_length \(20\)"):
         translator.score(["ba"], [" ".join(["BA"] * 30)], max_source_length=20)
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "head_matrices",
     "load_heads",
     "save_heads",
+    "segment_generations",
     "segment_pairs",
 ]
 
@@ -183,6 +184,15 @@ def align_generations(
     errors as for :func:`align`.
     """
     kind = _unit_kind(units, threshold)
+    pairs = segment_generations(translator, generations, kind)
+    found = iter(_align(translator, pairs, heads, threshold, batch_size))
+    return [[next(found) for _ in generation.hypotheses] for generation in generations]
+
+
+def segment_generations(
+    translator: Translator, generations: Sequence[Generation], kind: UnitKind
+) -> list[tuple[Segments, Segments]]:
+    """Tokens and units of each hypothesis and its source, one generation behind the other."""
     pairs: list[tuple[Segments, Segments]] = []
     eos_id = translator.target_tokenizer.eos_id
     longest = translator.model.decoder.embedder.positions.max_length
@@ -197,8 +207,7 @@ def align_generations(
             if longest is not None and len(ids) == longest:  # no room behind the last token, whatever reads it
                 target = Segments(ids[:-1], target.units, target.covers[:-1])
             pairs.append((source, target))
-    found = iter(_align(translator, pairs, heads, threshold, batch_size))
-    return [[next(found) for _ in generation.hypotheses] for generation in generations]
+    return pairs
 
 
 def _write(translator: Translator, source: str, part: str) -> str:
@@ -219,8 +228,10 @@ def load_heads(translator: Translator) -> AlignmentHeads:
     """The heads chosen for a model, from its folder; :func:`default_heads` where nobody has chosen.
 
     Raises:
+        ConfigError: the model is a decoder alone.
         ModelFolderError: the file is damaged, or names heads that the model does not have.
     """
+    translator.need_source("alignment")
     path = None if translator.folder is None else translator.folder / HEADS_FILE
     if path is None or not path.is_file():
         return default_heads(translator)

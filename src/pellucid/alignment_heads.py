@@ -36,7 +36,7 @@ from pellucid.alignment import (
 from pellucid.data.batches import collate
 from pellucid.data.units import Segments
 from pellucid.decoding.scoring import forced_logprobs
-from pellucid.errors import DataError
+from pellucid.errors import ConfigError, DataError, LengthError
 from pellucid.translator import Translator
 
 __all__ = ["MAX_PAIRS", "choose_heads", "clear_links", "hiding_costs"]
@@ -49,6 +49,7 @@ FEWEST_WORDS = 50  # with a clear reference, in each half
 MOST_HEADS = 4
 LEAST_GAIN = 0.005  # for which a further head is taken in
 _ROWS = 64
+_MOST_BYTES = 1 << 30  # kept of the attention, all pairs together
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,8 @@ def choose_heads(
 
     Args:
         translator: the model.
-        sources, targets: pairs; those with a blank side are left out, and of the rest at most ``max_pairs`` are used,
-            evenly spread.
+        sources, targets: pairs; those with a blank side are left out, and of the rest at most ``max_pairs`` are taken,
+            evenly spread; of these, those that are longer than the model reads are passed over and counted.
         max_pairs: some hundreds are enough.
         progress: told how many pairs are done, and of how many.
 
@@ -105,26 +106,24 @@ def choose_heads(
 
     Raises:
         DataError: not as many targets as sources, or too few words with a clear reference.
-        LengthError: a text is longer than the model's learned positions.
     """
-    pairs = segment_pairs(translator, sources, targets)
-    usable = [number for number, (source, target) in enumerate(pairs) if source.units and target.units]
-    used = [usable[i * len(usable) // max_pairs] for i in range(max_pairs)] if len(usable) > max_pairs else usable
-    attention = dict(head_matrices(translator, [pairs[number] for number in used], None))
-    halves: tuple[list[_Evidence], list[_Evidence]] = ([], [])
-    for index, number in enumerate(used):
-        evidence = _evidence(translator, *pairs[number], attention.pop(index))
+    pairs, too_long = _taken(translator, sources, targets, max_pairs)
+    used = list(pairs)
+    found: dict[int, _Evidence] = {}
+    # Pair by pair as the attention comes: all heads of all pairs would take gigabytes.
+    for done, (index, attention) in enumerate(head_matrices(translator, [pairs[number] for number in used], None), 1):
+        evidence = _evidence(translator, *pairs[used[index]], attention, _MOST_BYTES // len(used))
         if evidence is not None:
-            halves[index % 2].append(evidence)
+            found[index] = evidence
         if progress is not None:
-            progress(index + 1, len(used))
-    choosing, judging = halves
+            progress(done, len(used))
+    choosing, judging = halves = [[found[index] for index in sorted(found) if index % 2 == half] for half in (0, 1)]
     words = [sum(len(evidence.reference) for evidence in half) for half in halves]
     if min(words) < FEWEST_WORDS:
         raise DataError(
             f"{len(used)} pairs with text on both sides have {sum(words)} target words whose source word is clear, and "
             f"{2 * FEWEST_WORDS}, spread over them, are needed to choose heads: give more pairs, of the text that the "
-            "model was made for"
+            "model was made for" + (f" ({too_long} more are longer than the model reads)" if too_long else "")
         )
     config = translator.model.config
     chosen, table = _choose(choosing, config.decoder_layers, config.num_heads)
@@ -137,12 +136,36 @@ def choose_heads(
         "diagonal": _percent(sum(int((e.diagonal == e.reference).sum()) for e in judging), words[1]),
         "chance": _percent(sum(float(e.chance.sum()) for e in judging), words[1]),
         "pairs": len(used),
+        "too_long": too_long,
         "clear_words": sum(words),
         "judged_words": words[1],
         "heads_alone": table,
         "pairs_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
     return AlignmentHeads(chosen.heads, chosen.reading, report)
+
+
+def _taken(
+    translator: Translator, sources: Sequence[str], targets: Sequence[str], most: int
+) -> tuple[dict[int, tuple[Segments, Segments]], int]:
+    """Number of each pair that is used, with its tokens; and how many were passed over for their length."""
+    if isinstance(sources, str) or isinstance(targets, str):
+        raise ConfigError("sources and targets are lists of texts: write [text]")
+    if len(sources) != len(targets):
+        raise DataError(f"{len(sources)} sources and {len(targets)} targets: every source needs its target")
+    usable = [number for number in range(len(sources)) if sources[number].strip() and targets[number].strip()]
+    chosen = [usable[i * len(usable) // most] for i in range(most)] if len(usable) > most else usable
+    pairs: dict[int, tuple[Segments, Segments]] = {}
+    too_long = 0
+    for number in chosen:
+        try:
+            ((source, target),) = segment_pairs(translator, [sources[number]], [targets[number]])
+        except LengthError:
+            too_long += 1
+            continue
+        if source.units and target.units:
+            pairs[number] = source, target
+    return pairs, too_long
 
 
 # -- the reference
@@ -181,17 +204,22 @@ def clear_links(costs: Float[np.ndarray, "N M"]) -> tuple[np.ndarray, np.ndarray
 
 
 def _evidence(
-    translator: Translator, source: Segments, target: Segments, attention: Float[np.ndarray, "L H T S"]
+    translator: Translator, source: Segments, target: Segments, attention: Float[np.ndarray, "L H T S"], room: int
 ) -> _Evidence | None:
+    """What a pair says, in about ``room`` bytes: of a long pair under many heads, some of its words, evenly spread."""
     if max(source.token_groups()) < 0 or max(target.token_groups()) < 0:
         return None
     costs = hiding_costs(translator, source, target)
     clear, reference = clear_links(costs)
     if not len(clear):
         return None
+    heads = attention.reshape(-1, *attention.shape[-2:])
+    of_word = len(get_args(Reading)) * len(heads) * costs.shape[1] * heads.itemsize
+    count = min(len(clear), max(1, room // of_word))
+    kept = ((np.arange(count) + 0.5) * len(clear) / count).astype(np.int64)
+    clear, reference = clear[kept], reference[kept]
     weights: dict[Reading, np.ndarray] = {}
     rest: dict[Reading, np.ndarray] = {}
-    heads = attention.reshape(-1, *attention.shape[-2:])
     for reading in get_args(Reading):
         of_groups, of_nothing = group_weights(heads, source, target, reading)
         weights[reading], rest[reading] = of_groups[:, clear], of_nothing[:, clear]

@@ -16,7 +16,21 @@ import typer
 from typer.main import get_command
 
 from pellucid import __version__
-from pellucid.commands import align, check, convert, data, demo, evaluate, info, score, train, translate
+from pellucid.commands import (
+    align,
+    check,
+    convert,
+    data,
+    demo,
+    evaluate,
+    explore,
+    export,
+    info,
+    score,
+    trace,
+    train,
+    translate,
+)
 from pellucid.commands.options import SettingsCommand
 from pellucid.errors import PellucidError
 
@@ -47,8 +61,11 @@ app.command("score", cls=SettingsCommand)(score.score)
 app.command("align", cls=SettingsCommand)(align.align)
 app.command("evaluate", cls=SettingsCommand)(evaluate.evaluate)
 app.command("check", cls=SettingsCommand)(check.check)
+app.command("trace", cls=SettingsCommand)(trace.trace)
+app.command("explore", cls=SettingsCommand)(explore.explore)
 app.command("info", cls=SettingsCommand)(info.info)
 app.command("convert", cls=SettingsCommand)(convert.convert)
+app.command("export", cls=SettingsCommand)(export.export)
 app.add_typer(data.app, name="data")
 app.command("demo", cls=SettingsCommand)(demo.demo)
 

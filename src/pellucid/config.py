@@ -216,6 +216,9 @@ class ModelConfig(Settings):
     first_position: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Number of the first position in sinusoidal positions; fairseq's models begin at 2."
     )
+    rotary_base: Annotated[float, Field(ge=100.0, le=1e9)] = Field(
+        10000.0, description="Rotary positions turn the pair i by position / rotary_base^(2i/D) (Llama 3: 500000)."
+    )
     relative_buckets: Annotated[int, Field(ge=4, le=65536, multiple_of=2)] = Field(
         32, description="Distances told apart by relative positions; the encoder uses half of them for each direction."
     )

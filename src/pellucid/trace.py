@@ -76,6 +76,8 @@ class Observer(Protocol):
 
     def attention(self, event: AttentionEvent) -> None:
         """Called once for every attention computed, in order of computation."""
+        return
 
     def embedding(self, event: EmbeddingEvent) -> None:
         """Called before a stack's first layer."""
+        return

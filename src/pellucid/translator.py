@@ -30,6 +30,7 @@ from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
 from pellucid.decoding.scoring import forced_logprobs
 from pellucid.decoding.search import Search, SearchStats, Sentence, search
+from pellucid.decoding.token_settings import TokenSettings
 from pellucid.errors import ConfigError, DataError, GenerationError, LengthError, ModelFolderError, PellucidError
 from pellucid.files import present_folder
 from pellucid.model.alone import DecoderOnly
@@ -38,7 +39,6 @@ from pellucid.model.storage import is_model_folder, load_any_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.results import GeneratedText, Generation, Inspection, Score
 from pellucid.settings import explain
-from pellucid.token_settings import TokenSettings
 from pellucid.trace import AttentionEvent, Observer
 
 if TYPE_CHECKING:
@@ -374,7 +374,8 @@ class Translator:
         if not source_ids:
             raise DataError("nothing to inspect: the source is blank")
         if target is None:
-            greedy = {"sampling": False, "beam_size": 1, "n_best": 1, "diversity_groups": 1, "diversity_strength": 0.5}
+            plain = DecodingConfig().model_dump(include={"sampling", "diversity_groups", "diversity_strength"})
+            greedy: dict[str, Any] = {**plain, "beam_size": 1, "n_best": 1}
             target_ids = self.generate([source], **greedy)[0].hypotheses[0].token_ids
         elif isinstance(target, str):
             target_ids = [*self._encode_target(target, 1, source), self.target_tokenizer.eos_id]
@@ -398,6 +399,12 @@ class Translator:
         )
 
     def _encode_source(self, text: str, number: int, config: DecodingConfig | None = None) -> list[int]:
+        if (example := self.document.get("awaits_language")) is not None:
+            again = "convert it again and " if "format" in self.document else ""
+            raise ConfigError(
+                f"{self.folder}: this model writes many languages: {again}name one with target_language "
+                f"(--target-language), e.g. {example}"
+            )
         if not text.strip():
             return []
         ids = framed(self.source_tokenizer, self.source_tokenizer.encode(self.rules.read_source(text)))
@@ -419,7 +426,7 @@ class Translator:
     ) -> Sentence:
         """What search is told about a text: at place ``index`` of the input, the ``number``-th of this call."""
         limit = config.limit(len(ids) + 1)
-        longest = self.model.decoder.embedder.positions.max_length
+        longest = self._longest_output(ids)
         if longest is not None and limit > longest:
             limit = longest
             if config.min_length >= longest:
@@ -435,6 +442,10 @@ class Translator:
                 number=number,
             )
         return Sentence(limit, index, forced)
+
+    def _longest_output(self, ids: list[int]) -> int | None:
+        """Most tokens that the positions leave room for; None: no limit."""
+        return self.model.decoder.embedder.positions.max_length
 
     def _batches(
         self,
@@ -587,7 +598,9 @@ def _load_checkpoint(
         origin = {"huggingface": alone.document, "unmapped": alone.unmapped}
         return LanguageModel(alone.model, alone.tokenizer, alone.decoding, folder, origin)
     found = load_checkpoint(folder, device, Languages(source_language, target_language))
-    document = {"huggingface": found.document, "unmapped": found.unmapped}
+    document: dict[str, Any] = {"huggingface": found.document, "unmapped": found.unmapped}
+    if found.awaits is not None:
+        document["awaits_language"] = found.awaits
     return Translator(found.model, found.source_tokenizer, found.target_tokenizer, found.decoding, folder, document)
 
 

@@ -11,14 +11,15 @@ import pytest
 
 from pellucid.commands import reading, resuming
 from pellucid.config import DecodingConfig
-from pellucid.errors import ConfigError, GenerationError, LengthError
+from pellucid.errors import ConfigError, GenerationError, LengthError, PellucidError
 from pellucid.translator import GeneratedText, Generation
 
 
 class Echo:
     """Stands in for a Translator.
 
-    A text with "long" is refused before anything is generated, one with "odd" while it is; "ctrl-c" interrupts.
+    A text with "long" is refused before anything is generated, one with "odd" while it is; "ctrl-c" interrupts, of
+    "empty" nothing is made, and a setting is wrong as soon as there is "any" text.
     """
 
     def __init__(self, name: str = "echo") -> None:
@@ -30,13 +31,21 @@ class Echo:
     def settings(self, **settings: Any) -> DecodingConfig:
         return DecodingConfig.model_validate(settings)
 
+    def check_sources(self, sources: Sequence[str], **settings: Any) -> dict[int, PellucidError]:
+        return {
+            place: LengthError(f"{len(source)} is too long", number=place + 1)
+            for place, source in enumerate(sources)
+            if "long" in source.lower()
+        }
+
     def generate(self, sources: Sequence[str], *, first_index: int = 0, **settings: Any) -> list[Generation]:
         config = self.settings(**settings)
         if config.prefix == "wrong":
             raise ConfigError("prefix: wrong for every text")
-        for number, source in enumerate(sources, 1):
-            if "long" in source.lower():
-                raise LengthError(f"{len(source)} is too long", number=number)
+        for error in self.check_sources(sources).values():
+            raise error
+        if any(source == "any" for source in sources):
+            raise ConfigError("max_length: wrong for every text, and seen late")
         self.calls.append([source for source in sources if source])
         results = []
         for place, source in enumerate(sources):
@@ -45,7 +54,8 @@ class Echo:
             if "ctrl-c" in source and self.interrupts:
                 self.interrupts = False
                 raise KeyboardInterrupt
-            texts = [f"{source.upper()} {first_index + place}.{rank}" for rank in range(config.n_best)]
+            said = "" if source == "empty" else f"{source.upper()} {first_index + place}."
+            texts = [said and f"{said}{rank}" for rank in range(config.n_best)]
             told = [GeneratedText(text, ["x"], [4], [-0.5], -0.5 - rank, "eos") for rank, text in enumerate(texts)]
             results.append(Generation(source, told if source.strip() else []))
         return results

@@ -144,10 +144,12 @@ def test_files_of_unequal_length(model: Path, run: Run, tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_named(model: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "src").write_text("ba\n" + "ba " * 5000 + "\n")
     (tmp_path / "tgt").write_text("BA\nBA\n")
-    for extra in ((), ("--choose-heads",)):
-        result = run("align", "-m", model, tmp_path / "src", tmp_path / "tgt", *extra)
-        assert (result.status, result.out) == (2, "")
-        assert "tgt, line 2: a sequence of 5001 tokens is longer than max_source_length (4096)" in result.err
+    result = run("align", "-m", model, tmp_path / "src", tmp_path / "tgt")
+    assert (result.status, result.out) == (2, "")
+    assert "tgt, line 2: a sequence of 5001 tokens is longer than max_source_length (4096)" in result.err
+    result = run("align", "-m", model, tmp_path / "src", tmp_path / "tgt", "--choose-heads")  # has others to choose by
+    assert "1 pairs with text on both sides have 0 target words" in result.err
+    assert "(1 more are longer than the model reads)" in result.err
 
 
 def test_a_damaged_choice(model: Path, pairs: tuple[Path, Path], run: Run) -> None:
@@ -210,6 +212,21 @@ def test_a_line_that_is_not_translated_has_no_links(chosen: Path, run: Run, tmp_
     assert (stopped.status, stopped.out.count("\n")) == (2, 1)
 
 
+def test_one_rule_says_where_links_stand(chosen: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without text is blank; a row of an n-best list has all its fields."""
+    tokenizer = pellucid.load(chosen).target_tokenizer
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids: "")
+    base = ("translate", "-m", chosen, "--alignments", "--max-source-length", 3)
+    text = b"ba\n\nba da ga\n"
+    assert run(*base, "--on-error", "blank", stdin=text).out == "\n\n\n"
+    assert run(*base, "--on-error", "keep-source", stdin=text).out == "\n\nba da ga ||| \n"
+    for policy, kept in (("blank", ""), ("keep-source", "ba da ga")):
+        rows = run(*base, "--on-error", policy, "--n-best", 2, stdin=text).out.splitlines()
+        assert [row.split(" ||| ")[:2] for row in rows] == [["0", ""], ["0", ""], ["2", kept]]
+        assert {len(row.split(" ||| ")) for row in rows} == {4}
+        assert rows[2] == f"2 ||| {kept} |||  ||| -inf"
+
+
 def test_translate_names_the_default_once_and_refuses_what_cannot_be(model: Path, run: Run) -> None:
     result = run("translate", "-m", model, "--alignments", "ba", "da")
     assert result.status == 0
@@ -249,3 +266,16 @@ def test_a_run_is_gone_on_with_by_the_same_heads_only(chosen: Path, run: Run, tm
     save_heads(chosen, AlignmentHeads(((0, 1),), "read", {"method": "by hand"}))
     assert run(*base, "--resume").status == 0
     assert (tmp_path / "out").read_text() == run(*base[:5], "--alignments").out
+
+
+def test_heads_that_copy_unknown_words_belong_to_a_run(chosen: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "src").write_text("ba\n" + "ba " * 5000 + "\n")
+    base = ("translate", "-m", chosen, "-i", tmp_path / "src", "-o", tmp_path / "out", "--batch-size", 1)
+    assert run(*base, "--unknown", "copy").status == 2
+    (tmp_path / "src").write_text("ba\nka\n")
+    save_heads(chosen, AlignmentHeads(((0, 0),), "write", {"method": "by hand"}))
+    other = run(*base, "--unknown", "copy", "--resume")
+    assert (other.status, other.out) == (2, "")
+    assert "copied_by" in other.err
+    save_heads(chosen, AlignmentHeads(((0, 1),), "read", {"method": "by hand"}))
+    assert run(*base, "--unknown", "copy", "--resume").status == 0

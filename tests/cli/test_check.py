@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pellucid.contract.results import CheckResult
-from pellucid.contract.run import CHECKS
+from pellucid.contract.run import ITEMS, checks_of
 from pellucid.model.cache import KVCache
 from toys import Run
 
@@ -27,7 +27,7 @@ def test_a_trained_model_keeps_the_contract(tiny_run: Path, few: Path, run: Run)
     facts = json.loads(result.out)
     assert [row for row in facts["results"] if row["holds"] is False] == []
     assert (result.status, facts["holds"], facts["sources"], facts["origin"]) == (0, True, 4, str(few))
-    assert len(facts["results"]) == CHECKS
+    assert len(facts["results"]) == len(checks_of(ITEMS))
     assert {row["item"] for row in facts["results"]} == set(range(1, 13))
     assert [row["name"] for row in facts["results"] if row["holds"] is None] == ["a learned table ends in an error"]
     assert all(row["worst"] <= row["tolerance"] for row in facts["results"] if row["worst"] is not None)
@@ -59,7 +59,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, result: CheckResult) -> list[list[str
     """Let the checks be one result; what they were handed comes out."""
     handed: list[list[str]] = []
 
-    def check(_way: object, sources: list[str]) -> list[CheckResult]:
+    def check(_way: object, sources: list[str], *_: object) -> list[CheckResult]:
         handed.append(sources)
         return [result]
 
@@ -101,6 +101,10 @@ def test_near_ties_and_infinities_are_shown(tiny_run: Path, run: Run, monkeypatc
         (["--input", "missing.txt"], "missing.txt"),
         (["--input", "blank.txt"], "blank.txt: no text to check with"),
         (["--sentences", "1"], "sentences"),
+        (["--items", "3,13"], "--items takes numbers from 1 to 12 with commas between, as 3,4,12, not '3,13'"),
+        (["--items", "x"], "not 'x'"),
+        (["--tolerance", "0"], "--tolerance (0.0) must be above 0 and below 1"),
+        (["--beam-size", "0"], "beam_size"),
     ],
 )
 def test_bad_input_is_exit_status_2(tiny_run: Path, run: Run, workdir: Path, arguments: list[str], words: str) -> None:

@@ -23,7 +23,7 @@ from toys import Run
 SETTINGS = dict(fields_of(Config))
 COMMANDS = (
     *("train", "translate", "generate", "score", "align", "evaluate", "check", "info", "convert", "demo"),
-    *("data fetch", "data demo", "data check"),
+    *("trace", "explore", "export", "data fetch", "data demo", "data check"),
 )
 OTHER_NAMES = {"data.dev.source": "dev_source", "data.dev.target": "dev_target"}
 
@@ -154,7 +154,7 @@ def test_a_page_of_help_can_be_shown_twice(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["trian"], ["no such command 'trian'", "did you mean 'train'?", "(see pellucid --help)"]),
+        (["trian"], ["no such command 'trian'", "did you mean 'train', 'trace'?", "(see pellucid --help)"]),
         (["data", "fetsh"], ["no such command 'fetsh'", "did you mean 'fetch'?", "(see pellucid data --help)"]),
         (["data"], ["missing command", "(see pellucid data --help)"]),
         (["translate", "x"], ["missing option '--model'", "(see pellucid translate --help)"]),

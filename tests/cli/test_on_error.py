@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pellucid
 from pellucid.commands import reading
 from pellucid.commands.failures import generate_each
 from pellucid.commands.reading import MAX_LINE_BYTES, WINDOW_BYTES, Line, count_lines, windows
-from pellucid.errors import DataError, LengthError, MissingExtraError, PellucidError
+from pellucid.errors import (
+    ConfigError,
+    DataError,
+    GenerationError,
+    LengthError,
+    MissingExtraError,
+    PellucidError,
+)
 from toys import Run
 
 BASE = ("translate", "-m", "model")
@@ -87,8 +95,13 @@ def test_json_has_the_reason_and_an_n_best_list_the_source(run: Run) -> None:
     assert rows[1]["error"] == "4 is too long"
     result = run(*BASE, *options, stdin=b"one\nlong\n")
     assert result.out.splitlines()[2:] == ["1 ||| long ||| -inf"]
-    result = run(*BASE, "--on-error", "blank", "--n-best", 2, stdin=b"long\none\n")
-    assert [line[:4] for line in result.out.splitlines()] == ["1 ||"] * 2
+    result = run(*BASE, "--on-error", "blank", "--n-best", 2, stdin=b"long\none\n\n\xff\n")
+    assert result.out.splitlines() == [
+        "0 |||  ||| -inf",
+        "1 ||| ONE 1.0 ||| -0.500000",
+        "1 ||| ONE 1.1 ||| -1.500000",
+        "3 |||  ||| -inf",
+    ]
 
 
 @pytest.mark.usefixtures("echo")
@@ -96,6 +109,8 @@ def test_what_is_wrong_for_every_text_is_no_text_s_fault(run: Run) -> None:
     result = run(*BASE, "--on-error", "blank", "--prefix", "wrong", stdin=b"one\n")
     assert result == (2, "", "pellucid: error: prefix: wrong for every text\n")
     assert "--on-error skip: choose stop, keep-source, blank" in run(*BASE, "--on-error", "skip", "x").err
+    result = run(*BASE, "--on-error", "blank", stdin=b"one\nany\n")
+    assert result == (2, "", "pellucid: error: max_length: wrong for every text, and seen late\n")
 
 
 @pytest.mark.usefixtures("echo")
@@ -123,19 +138,34 @@ def test_good_lines_of_a_real_model_do_not_notice_the_bad(tiny_run: Path, run: R
 
 
 class Refusing:
-    """Generates upper case; refuses texts that begin with a digit: 1 before anything is done, others in the middle."""
+    """Generates upper case; refuses texts that begin with a digit: 1 before anything is done, others in the middle.
+
+    It says whose fault it was, but for 3.
+    """
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.tried = self.checks = 0
+
+    def check(self, texts: Sequence[str]) -> dict[int, PellucidError]:
+        self.checks += 1
+        return {
+            place: LengthError("long", number=place + 1) for place, text in enumerate(texts) if text.startswith("1")
+        }
 
     def __call__(self, texts: list[str]) -> list[str]:
+        self.tried += 1
         for number, text in enumerate(texts, 1):
             if text.startswith("1"):
                 raise LengthError("long", number=number)
         self.calls.append(sum(map(bool, texts)))
-        for text in texts:
+        for number, text in enumerate(texts, 1):
+            if text.startswith("3"):
+                raise PellucidError("nameless")
+            if text.startswith("4"):
+                raise ConfigError("does not fit", number=number)
             if text[:1].isdigit():
-                raise PellucidError(text)
+                raise GenerationError("odd", number=number)
         return [f"{place}{text.upper()}" for place, text in enumerate(texts)]
 
 
@@ -143,30 +173,84 @@ def shown(results: Sequence[Any]) -> list[str]:
     return [f"! {result}" if isinstance(result, Exception) else str(result) for result in results]
 
 
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize("stop", [False, True])
-def test_each_text_has_its_result_or_its_own_error(stop: bool) -> None:
-    for text in ("", "a", "1", "2", "ab", "2b", "a1b", "12ab", "ab2cd1ef3", "333", "abcdefgh2"):
+def test_each_text_has_its_result_or_its_own_error(stop: bool, checked: bool) -> None:
+    for text in ("", "a", "1", "2", "ab", "2b", "a1b", "12ab", "ab2cd1ef3", "333", "222", "abcdefgh2", "a4b41", "32a1"):
         expected = [f"{place}{c.upper()}" for place, c in enumerate(text)]
         for place, c in enumerate(text):
-            if c.isdigit():
-                expected[place] = f"! source {place + 1}: long" if c == "1" else f"! {c}"
-        found = shown(generate_each(Refusing(), list(text), stop))
+            errors = {
+                "1": f"! source {place + 1}: long",
+                "2": f"! text {place + 1}: odd",
+                "3": "! nameless",
+                "4": f"! text {place + 1}: does not fit",
+            }
+            expected[place] = errors.get(c, expected[place])
+        refusing = Refusing()
+        found = shown(generate_each(refusing, list(text), stop, refusing.check if checked else None))
         first = next((place for place, c in enumerate(text) if c.isdigit()), len(text))
         assert (found[: first + 1] if stop else found) == (expected[: first + 1] if stop else expected), text
 
 
 def test_texts_that_are_too_long_cost_the_others_nothing() -> None:
     refusing = Refusing()
-    generate_each(refusing, list("a1b1c"), False)
-    assert refusing.calls == [3]
+    generate_each(refusing, list("a1b1c" * 100), False, refusing.check)
+    assert (refusing.tried, refusing.checks, refusing.calls) == (2, 1, [300])
+    refusing = Refusing()
+    generate_each(refusing, list("abc" * 100), False, refusing.check)
+    assert (refusing.tried, refusing.checks) == (1, 0)
+
+
+def test_one_text_for_which_nothing_can_be_generated_costs_the_others_one_more_pass() -> None:
+    for place in (0, 200, 511):
+        refusing = Refusing()
+        generate_each(refusing, ["a"] * place + ["2"] + ["a"] * (511 - place), False, refusing.check)
+        assert sum(refusing.calls) == 512 + 511
+    refusing = Refusing()
+    generate_each(refusing, ["2"] * 512, False, refusing.check)
+    assert sum(refusing.calls) < 512 * 10  # not 512²/2
 
 
 def test_what_is_nobody_s_fault_ends_everything() -> None:
     def generate(texts: list[str]) -> list[str]:
         raise MissingExtraError("chinese", "this")
 
+    def refuse(texts: list[str]) -> list[str]:
+        raise ConfigError("wrong for all")
+
     with pytest.raises(MissingExtraError):
         generate_each(generate, ["a", "b"], False)
+    with pytest.raises(ConfigError):
+        generate_each(refuse, ["a", "b"], False)
+
+
+def test_a_model_says_all_that_it_would_refuse(tiny_run: Path) -> None:
+    model = pellucid.load(tiny_run)
+    texts = ["ba", "ga " * 40, "", "ka " * 41, "ra", "ba"]
+    settings: dict[str, Any] = {
+        "max_source_length": 20,
+        "prefix": "BA DA",
+        "max_length_ratio": 2,
+        "max_length_extra": 1,
+    }
+    texts[0] = "ba da ga"
+    found = model.check_sources(texts, **settings)
+    assert {place: type(error) for place, error in found.items()} == {1: LengthError, 3: LengthError}
+    assert str(found[3]).startswith("source 4: a sequence of 42 tokens is longer than max_source_length (20)")
+    generate = partial(model.generate, **settings)
+    results = generate_each(generate, texts, False, partial(model.check_sources, **settings))
+    assert [type(result).__name__ for result in results] == [
+        "Generation", "LengthError", "Generation", "LengthError", "Generation", "Generation",
+    ]  # fmt: skip
+    settings["max_length_ratio"] = 0.5
+    found = model.check_sources(texts, **settings)
+    assert {place: type(error) for place, error in found.items()} == {
+        1: LengthError, 3: LengthError, 4: ConfigError, 5: ConfigError,
+    }  # fmt: skip
+    results = generate_each(partial(model.generate, **settings), texts, False, partial(model.check_sources, **settings))
+    assert [str(result) for result in results if isinstance(result, Exception)] == list(map(str, found.values()))
+    with pytest.raises(ConfigError, match="beam_size"):
+        model.check_sources(texts, beam_size=0)
 
 
 # -- windows

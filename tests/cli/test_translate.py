@@ -8,6 +8,8 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ import pytest
 import pellucid
 from pellucid.cli import main
 from pellucid.commands import reading
+from pellucid.commands.reading import Line
+from pellucid.commands.streaming import stream_lines
+from pellucid.errors import GenerationError, LengthError, PellucidError
 from toys import Run
 
 LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -230,7 +235,66 @@ def test_streaming_writes_before_a_text_is_done(
     ]
 
 
-@pytest.mark.parametrize("option", ["--json", "--alignments", "--document"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--json",
+        "--alignments",
+        "--document",
+        "--resume",
+        "--output out",
+        "--on-error blank",
+        "--alignment-units tokens",
+        "--alignment-threshold 0.5",
+    ],
+)
 def test_what_needs_the_whole_text_cannot_be_streamed(tiny_run: Path, run: Run, option: str) -> None:
-    result = run("translate", "--model", tiny_run, "ba", "--stream", option)
-    assert result.status == 2 and f"--stream writes plain text as it comes, and {option} needs the whole" in result.err
+    result = run("translate", "--model", tiny_run, "ba", "--stream", *option.split())
+    name = option.split()[0]
+    assert result.status == 2 and f"--stream writes plain text as it comes, and {name} needs the whole" in result.err
+
+
+class Parts:
+    """Streams upper case letter by letter; "odd" fails at its first d, "no" at once, "stop" is Ctrl-C at its end."""
+
+    def stream(self, text: str, *, index: int) -> Iterator[str]:
+        if text == "no":
+            raise LengthError("too long", number=1)
+        for letter in text:
+            if text == "odd" and letter == "d":
+                raise GenerationError("nothing can be said", number=1)
+            yield letter.upper()
+        if text == "stop":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("texts", "written", "error"),
+    [
+        (["one", "", "two"], "ONE\n\nTWO\n", None),
+        (["one", "odd", "two"], "ONE\nO\n", PellucidError),
+        (["one", "no", "two"], "ONE\n", PellucidError),
+        (["no"], "", PellucidError),
+        (["one", "stop"], "ONE\nSTOP\n", KeyboardInterrupt),
+    ],
+)
+def test_a_streamed_line_is_ended_if_it_was_begun(
+    texts: list[str], written: str, error: type[BaseException] | None
+) -> None:
+    lines = iter([Line(number, text.encode(), text) for number, text in enumerate(texts, 1)])
+    file = io.StringIO()
+    with nullcontext() if error is None else pytest.raises(error):
+        stream_lines(Parts(), lines, "line", {}, file)
+    assert file.getvalue() == written
+
+
+def test_nothing_more_is_written_for_a_reader_who_is_gone() -> None:
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            if len(self.getvalue()) == 2:
+                raise BrokenPipeError
+
+    file = Gone()
+    with pytest.raises(BrokenPipeError):
+        stream_lines(Parts(), iter([Line(1, b"one", "one")]), "line", {}, file)
+    assert file.getvalue() == "ON"

@@ -11,14 +11,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from echoes import Echo, install, names
 
 from pellucid.commands import resuming, translate
+from pellucid.data.text import TextRules
 from toys import SYMBOLS, Run
 
 FORMS: list[tuple[dict[str, Any], bool]] = [
@@ -115,11 +118,94 @@ def test_a_kill_at_any_moment_changes_nothing(
                 lives -= 1
         assert Path("out").read_bytes() in (b"old", expected), moment
         if Path("out").read_bytes() == b"old" and not Path("out.part").exists():
-            Path("out").unlink()  # for --resume, a file without a part is a finished one
-        run("out", True)
+            Path("out").unlink()  # nobody knows what it is
+        known = {"out.part", "out.part.json", "out.done.json"} & set(names(workdir))
+        if known or not Path("out").exists():  # else a run without --resume has finished
+            run("out", True)
         assert Path("out").read_bytes() == expected, moment
-        assert [name for name in names(workdir) if not name.startswith(".")] == ["expected", "in", "out"], moment
+        done = [name for name in names(workdir) if not name.startswith(".")]
+        assert done == ["expected", "in", "out", *["out.done.json"] * Path("out.done.json").exists()], moment
+        if Path("out.done.json").exists():
+            run("out", True)
+        Path("out.done.json").unlink(missing_ok=True)
     assert moment > 15
+
+
+class Interrupter:
+    """Ctrl-C at one moment of ``resuming.py``: between any two steps of what adds results, at any line of the rest.
+
+    Attributes:
+        moments: how many there have been.
+    """
+
+    def __init__(self, moment: int) -> None:
+        self.moment, self.moments = moment, 0
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename != resuming.__file__:
+            return None
+        if frame.f_code.co_name in ("add", "_write", "_feed"):
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._at
+
+    def _at(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event in ("line", "opcode"):
+            self.moments += 1
+            if self.moments == self.moment:
+                raise KeyboardInterrupt
+        return self._at
+
+
+def bury(part: Path) -> None:
+    """Close what a process that has ended would not hold any more."""
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):
+            writes = fcntl.fcntl(int(name), fcntl.F_GETFL) & os.O_RDWR
+            if writes and os.path.samestat(os.fstat(int(name)), part.stat()):
+                os.close(int(name))
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(0, 7), (100, 1)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.usefixtures("echo")
+def test_ctrl_c_at_any_moment_changes_nothing(
+    seconds: int, step: int, workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resuming, "JOURNAL_SECONDS", seconds)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+    def run(output: str, resume: bool) -> None:
+        translate.translate(model="model", input="in", output=output, batch_size=2, resume=resume)
+
+    (workdir / "in").write_text("one\ntwo\n\nfour\n")
+    run("expected", False)
+    expected = Path("expected").read_bytes()
+    moment, interrupted = 0, True
+    while interrupted:
+        moment += step
+        interrupter = Interrupter(moment)
+        interrupted = False
+        tracer = sys.gettrace()
+        try:
+            sys.settrace(interrupter)
+            run("out", False)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.settrace(tracer)
+        bury(workdir / "out.part")
+        if Path("out.part.json").exists() and Path("out.part").exists():
+            journal = json.loads(Path("out.part.json").read_text())["journal"]
+            rows = Path("out.part").read_bytes()[: journal["size"]]
+            assert rows.count(b"\n") == journal["lines"] and expected.startswith(rows), moment
+        if Path("out.part").exists() or not Path("out").exists() or Path("out.part.json").exists():
+            run("out", True)
+        assert Path("out").read_bytes() == expected, moment
+        assert "Traceback" not in capsys.readouterr().err
+        for name in ("out", "out.done.json"):
+            Path(name).unlink(missing_ok=True)
+        assert names(workdir) == ["expected", "in"], moment
+    assert moment > 200
 
 
 @pytest.mark.usefixtures("echo", "always")
@@ -178,7 +264,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(run: Run, workdir: Path
     )
     assert run(*MODEL, "-o", "out", "--resume") == (0, "", "")
     assert Path("out").read_text().count("\n") == 6
-    assert names(workdir) == ["in", "out"]
+    assert names(workdir) == ["in", "out", "out.done.json"]
 
 
 @pytest.mark.usefixtures("echo")
@@ -310,8 +396,110 @@ def test_nothing_to_go_on_with_and_nothing_left_to_do(run: Run, workdir: Path) -
     again = run(*MODEL, "-o", "out", "--resume")
     assert again == (0, "", "out is finished: nothing is left to do (without --resume it is made anew)\n")
     assert Path("out").stat().st_mtime_ns == written.st_mtime_ns
+    assert names(workdir) == ["in", "out", "out.done.json"]
     assert run(*MODEL, "-o", "out") == (0, "", "")
     assert names(workdir) == ["in", "out"]
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_file_that_nothing_proves_to_be_finished_is_not_taken_for_it(run: Run, workdir: Path) -> None:
+    (workdir / "in").write_text(TEXT)
+    in_the_way = "out: in the way: no out.done.json beside it, which a run with --resume leaves, proves"
+    (workdir / "out").write_text("something else\n")
+    result = run(*MODEL, "-o", "out", "--resume")
+    assert result.status == 2 and in_the_way in result.err
+    assert run(*MODEL, "-o", "out").status == 0  # as a run without --resume always does
+    assert in_the_way in run(*MODEL, "-o", "out", "--resume").err
+    Path("out").unlink()
+    assert run(*MODEL, "-o", "out", "--resume").status == 0
+    for damage in ("ONE 0.1", "ONE 0.0\nmore"):
+        content = Path("out").read_text()
+        Path("out").write_text(content.replace("ONE 0.0", damage))
+        assert in_the_way in run(*MODEL, "-o", "out", "--resume").err
+        Path("out").write_text(content)
+    assert "out is finished" in run(*MODEL, "-o", "out", "--resume").err
+    assert names(workdir) == ["in", "out", "out.done.json"]
+
+
+def test_a_finished_file_is_of_this_model_these_settings_and_this_input(run: Run, workdir: Path, echo: Echo) -> None:
+    (workdir / "in").write_text(TEXT)
+    base = (*MODEL, "-o", "out", "--resume")
+    assert run(*base).status == 0
+    before = {path: path.read_bytes() for path in workdir.iterdir() if path.name != "in"}
+    result = run(*base, "--beam-size", 4)
+    assert result.status == 2 and "out was made with other settings: beam_size (5 → 4); give those" in result.err
+    echo.name = "other"
+    assert "out was made with other settings: the model; give" in run(*base).err
+    echo.name = "echo"
+    for text in (TEXT + "more\n", TEXT.replace("two", "too"), "one\ntwo\n", "\n"):
+        (workdir / "in").write_text(text)
+        result = run(*base)
+        assert result.status == 2 and "out was made of another input: leave --resume out" in result.err
+    assert {path: path.read_bytes() for path in workdir.iterdir() if path.name != "in"} == before
+    (workdir / "in").write_text(TEXT)
+    assert "out is finished" in run(*base, "--batch-size", 7).err
+
+
+@pytest.mark.usefixtures("echo")
+def test_nothing_translated_is_finished_too(run: Run, workdir: Path) -> None:
+    (workdir / "in").write_text("\n\n")
+    (workdir / "out").write_text("")
+    base = (*MODEL, "--n-best", 2, "-o", "out", "--resume")
+    assert "nothing to go on with" in run(*base).err
+    assert Path("out").read_text() == ""
+    assert "out is finished" in run(*base).err
+
+
+# -- two processes
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Lets something happen between opening the part and locking it, once."""
+    flock = fcntl.flock
+
+    def arrange(happening: Callable[[], object]) -> None:
+        waiting = [happening]
+
+        def late(descriptor: int, operation: int) -> None:
+            if waiting:
+                waiting.pop()()
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+
+    return arrange
+
+
+def test_what_another_process_finishes_meanwhile_is_not_touched(
+    interrupted: Path, run: Run, meanwhile: Callable[[Callable[[], object]], None], echo: Echo
+) -> None:
+    meanwhile(lambda: run(*MODEL, "-o", "out", "--resume"))
+    assert "out is finished" in run(*MODEL, "-o", "out", "--resume").err
+    assert Path("out").read_text() == "ONE 0.0\nTWO 1.0\nCTRL-C 2.0\nFOUR 3.0\n"
+    assert names(interrupted) == ["in", "out", "out.done.json"]
+    Path("out").unlink()
+    meanwhile(lambda: run(*MODEL, "-o", "out", "--resume"))  # the part is new this time
+    computed = len(echo.calls)
+    assert "out.part: another process" not in run(*MODEL, "-o", "out", "--resume").err
+    assert Path("out").read_text().count("\n") == 4 and len(echo.calls) > computed
+
+
+@pytest.mark.usefixtures("always")
+def test_what_another_process_adds_meanwhile_counts(
+    interrupted: Path, run: Run, meanwhile: Callable[[Callable[[], object]], None], echo: Echo
+) -> None:
+    (interrupted / "in").write_text("one\ntwo\nthree\nfour\nctrl-c\nsix\n")
+
+    def go_on() -> None:
+        echo.interrupts = True
+        assert run(*MODEL, "-o", "out", "--resume").status == 130
+
+    meanwhile(go_on)
+    before = len(echo.calls)
+    assert run(*MODEL, "-o", "out", "--resume").status == 0
+    assert [call for call in echo.calls[before:] if call] == [["three", "four"], ["ctrl-c", "six"], ["ctrl-c", "six"]]
+    assert Path("out").read_text().splitlines()[2:] == ["THREE 2.0", "FOUR 3.0", "CTRL-C 4.0", "SIX 5.0"]
 
 
 @pytest.mark.usefixtures("echo")
@@ -322,7 +510,7 @@ def test_what_cannot_be_gone_on_with_is_said(run: Run, workdir: Path) -> None:
     assert Path("in").read_text() == TEXT
 
 
-def test_the_fingerprint_is_of_weights_architecture_and_tokenizers(tiny_run: Path, workdir: Path) -> None:
+def test_the_fingerprint_is_of_weights_architecture_tokenizers_and_text_rules(tiny_run: Path, workdir: Path) -> None:
     import torch
 
     import pellucid
@@ -334,6 +522,9 @@ def test_the_fingerprint_is_of_weights_architecture_and_tokenizers(tiny_run: Pat
     with torch.no_grad():
         other.model.output.weight.view(-1)[0] += 1
     assert resuming.model_fingerprint(other) != known
+    ruled = pellucid.load(workdir / "copy")
+    ruled.rules = TextRules(placeholders=("number",))
+    assert resuming.model_fingerprint(ruled) != known
 
 
 def test_the_journal_says_what_is_done(interrupted: Path) -> None:

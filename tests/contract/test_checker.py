@@ -14,10 +14,11 @@ import torch
 from toy_ways import TableWay, Wrapped
 
 import pellucid
+from pellucid.config import DecodingConfig
 from pellucid.contract.model_way import ModelWay
 from pellucid.contract.reference import beam_search, exhaustive, forced
 from pellucid.contract.results import CheckResult, Worst, deviation
-from pellucid.contract.run import CHECKS, check
+from pellucid.contract.run import ITEMS, check, checks_of
 from pellucid.contract.ways import Inside, Output, Way
 from pellucid.model import transformer
 from pellucid.model.attention import Attention
@@ -294,7 +295,7 @@ def test_a_way_without_a_model_is_checked_by_the_same_code() -> None:
     way = TableWay()
     assert isinstance(way, Way) and not isinstance(way, Inside)
     results = list(check(way, SOURCES))
-    assert len(results) == CHECKS
+    assert len(results) == len(checks_of(ITEMS))
     assert [result for result in results if result.holds is False] == []
     assert {result.item for result in results if result.holds is None} == {8, 9, 10, 11}
     assert "cannot be looked into" in next(result.detail for result in results if result.item == 8)
@@ -364,3 +365,71 @@ def test_the_measure() -> None:
     worst.measure(nan)
     assert worst.result(1, "x", "y").holds is False
     assert CheckResult(1, "x", None).worst is None
+
+
+# -- its own settings, items, and what is refused on the way
+
+
+class FullBeams(TableWay):
+    """Generates with settings that no other check chooses."""
+
+    own = DecodingConfig(beam_size=2, n_best=2, beam="full")
+
+
+class WrongUnderItsOwn(Wrapped):
+    """Right whatever a check chooses; its own settings bring what the place in the batch says."""
+
+    def generate(self, sources: Sequence[str], **settings: Any) -> list[list[Output]]:
+        found = self.way.generate(sources, **settings)
+        if settings["beam"] == "narrowing":
+            return found
+        return [[dataclasses.replace(o, score=o.score + i / 100) for o in each] for i, each in enumerate(found)]
+
+
+def test_the_settings_of_its_own_are_checked_too() -> None:
+    for way, broken_items in ((FullBeams(), set()), (WrongUnderItsOwn(FullBeams()), {3})):
+        results = [one for one in check(way, SOURCES[:2], items={3, 12}) if one.name.startswith("own settings")]
+        assert {one.item for one in results} == {3, 12}
+        assert {one.item for one in results if one.holds is False} == broken_items
+
+
+class Refuses(Wrapped):
+    def serial(self, sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Any]:
+        raise pellucid.errors.LengthError("too long")
+
+
+def test_what_is_refused_on_the_way_is_a_row_that_fails_and_the_others_follow() -> None:
+    results = list(check(Refuses(TableWay()), SOURCES[:2], items={1, 7}))
+    assert [(one.item, one.holds) for one in results] == [(1, False), (7, True)]
+    assert results[0].detail == "broke down: LengthError: too long"
+
+
+def test_a_larger_tolerance_makes_near_ties_of_larger_gaps() -> None:
+    results = {one.name: one for one in check(Other(TableWay(ties=1e-2)), SOURCES[:2], 0.05, {3})}
+    assert results["batch size"].holds and results["batch size"].near_ties
+
+
+def test_forced_scores_are_taken_in_parts(monkeypatch: Patch) -> None:
+    way, targets = TableWay(), [[2, 3, 1], [4, 1], [2, 2, 5, 1]]
+    whole = forced(way, ["x"] * 3, targets)
+    sizes: list[int] = []
+    parallel = way.parallel
+
+    def counted(sources: Sequence[str], targets: Sequence[Sequence[int]]) -> Any:
+        sizes.append(len(sources))
+        return parallel(sources, targets)
+
+    monkeypatch.setattr(way, "parallel", counted)
+    monkeypatch.setattr("pellucid.contract.reference.NUMBERS", 20)
+    for one, other in zip(forced(way, ["x"] * 3, targets), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert sizes == [1, 1, 1]
+
+
+def test_a_forced_beginning_counts_or_is_free() -> None:
+    way = TableWay()
+    chosen: dict[str, Any] = dict(max_length=4, beam_size=2, n_best=1, penalty="none", alpha=1.0, prefix=(5, 6))
+    (counted,), (free,) = (beam_search(way, ["x"], **chosen, free=is_free) for is_free in (False, True))
+    assert counted.outputs[0].tokens == free.outputs[0].tokens and free.outputs[0].tokens[:2] == (5, 6)
+    assert counted.outputs[0].token_logprobs == free.outputs[0].token_logprobs
+    assert free.outputs[0].score == pytest.approx(sum(free.outputs[0].token_logprobs[2:]))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from pellucid.config import DecodingConfig
 from pellucid.contract.reference import beam_search, normalised, penalised
 from pellucid.contract.ways import Output, Way
 
 PAD, EOS = 0, 1
 MEMBERS = (
-    *("name", "eos_id", "suppressed", "generate", "parallel", "serial", "restricted", "threads"),
+    *("name", "bos_id", "eos_id", "suppressed", "own", "prefix"),
+    *("generate", "parallel", "serial", "restricted", "threads"),
     *("max_positions", "source_length", "observed", "cache_readings", "operators", "layers_run"),
 )
 
@@ -28,7 +30,8 @@ class TableWay:
     """
 
     name = "table"
-    eos_id, suppressed = EOS, (PAD,)
+    bos_id, eos_id, suppressed = PAD, EOS, (PAD,)
+    own = DecodingConfig(beam_size=1)
 
     def __init__(self, vocab_size: int = 7, ties: float | None = None) -> None:
         self.vocab_size, self.ties = vocab_size, ties
@@ -55,6 +58,9 @@ class TableWay:
                 logits[:, forbidden] = -np.inf
             found.append(logits)
         return found
+
+    def prefix(self, settings: Mapping[str, Any]) -> tuple[int, ...]:
+        return ()
 
     def serial(self, sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Any]:
         return self.parallel(sources, targets)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,22 @@ def test_files_that_are_none_and_numbers_that_are_too_large() -> None:
     pytest.importorskip("tokenizers")
     with pytest.raises(TokenizerError, match=r"not a tokenizer.json that this version of tokenizers reads"):
         JsonTokenizer("{}", SPECIALS, 9)
+
+
+def test_spans_of_long_texts_take_work_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = make_json()
+    ids = library.encode("the man ä reads " * 100)
+    decoded = 0
+    raw = library._raw
+
+    def count(some: Sequence[int]) -> str:
+        nonlocal decoded
+        decoded += len(some)
+        return raw(some)
+
+    monkeypatch.setattr(library, "_raw", count)
+    text, spans = library.decode_spans(ids)
+    assert decoded < 10 * len(ids)
+    assert text == ("the man ä reads " * 100).strip()
+    assert "".join(text[a:b] for a, b in spans) == text
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))

@@ -102,7 +102,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "target.model",
         "not what was saved (SHA-256 differs)",
     ),
-    "an unknown kind": (_edit(lambda t: t["source"].update(kind="words")), TOKENIZER_FILE, "'words' is not known"),
+    "an unknown kind": (_edit(lambda t: t["source"].update(kind="runes")), TOKENIZER_FILE, "'runes' is not known"),
     "an entry of no kind": (_edit(lambda t: t.update(source=3)), TOKENIZER_FILE, "None is not known"),
     "no file name": (_edit(lambda t: t["source"].pop("file")), TOKENIZER_FILE, "sentencepiece is incomplete"),
     "no vocabulary": (_edit(lambda t: t["source"].update(kind="symbols")), TOKENIZER_FILE, "symbols is incomplete"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def test_an_untied_config_wants_an_output_matrix(folder: Path) -> None:
     assert refusal(folder).endswith("weights do not fit config.json: lm_head.weight is missing")
 
 
-@pytest.mark.parametrize("kind", ["nllb-moe", "gpt2", None])
+@pytest.mark.parametrize("kind", ["nllb-moe", "xglm", None])
 def test_an_unsupported_family_names_those_that_are(folder: Path, kind: str | None) -> None:
     change_json(folder / "config.json", model_type=kind)
     message = refusal(folder)
@@ -214,16 +214,21 @@ def test_languages_where_they_do_not_belong_or_are_not_known(folder: Path, tmp_p
     many = tmp_path / "m2m100"
     many.mkdir()
     make_twin("m2m100", many)
-    assert "this model writes many languages: name one with target_language (--target-language), e.g. de" in refusal(
-        many, ConfigError
-    )
+    waiting = pellucid.load(many, "cpu")
+    for call in (lambda: waiting.generate(TEXTS), lambda: waiting.score(TEXTS, TEXTS), lambda: waiting.inspect("she")):
+        with pytest.raises(ConfigError, match=r"writes many languages: name one with target_language .*, e\.g\. de$"):
+            call()
+    assert main(["info", str(many)]) == 0
+    assert main(["convert", str(many), str(tmp_path / "out")]) == 0
+    with pytest.raises(ConfigError, match="many languages: convert it again and name one"):
+        pellucid.load(tmp_path / "out", "cpu").generate(TEXTS)
     assert "no token for the language 'german'" in refusal(many, ConfigError, target_language="german")
 
 
 def test_commands_answer_with_one_sentence_and_write_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change_json(folder / "config.json", model_type="gpt2")
+    change_json(folder / "config.json", model_type="xglm")
     for command in (["convert", str(folder), str(tmp_path / "out")], ["info", str(folder)]):
         assert main(command) == 2
         error = capsys.readouterr().err
@@ -243,6 +248,7 @@ def test_only_what_can_be_nothing_else_is_a_name_on_the_hub(tmp_path: Path, monk
     for path, expected in {
         "owner/name": True, "Helsinki-NLP/opus-mt-en-de": True, "runs/x": False, "name": False, "./owner/name": True,
         "a/b/c": False, "/owner/name": False, "../x": False,
+        "owner/name@v1": True, "owner/name@refs/pr/1": True, "runs/x@v1": False,
     }.items():  # fmt: skip
         assert hub.is_hub_name(Path(path)) == expected, path
 
@@ -263,19 +269,33 @@ def test_a_hub_that_cannot_be_reached_is_said_in_a_sentence(monkeypatch: pytest.
     )
 
 
-def test_a_name_on_the_hub_is_fetched(marian: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_on_the_hub_is_fetched(marian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("huggingface_hub")
-    asked = {}
+    asked: list[tuple[str, str | None, list[str]]] = []
+    files = ["model.safetensors", "pytorch_model.bin", "config.json", "onnx/config.json", "onnx/model.safetensors"]
+    cached: list[Path] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked[name] = allow_patterns
+    def download(
+        name: str, revision: str | None, allow_patterns: Sequence[str] = (), local_files_only: bool = False
+    ) -> str:
+        if local_files_only:
+            return str(cached[0])
+        asked.append((name, revision, [*allow_patterns]))
         return str(marian)
 
-    monkeypatch.setattr(library, "list_repo_files", lambda name: ["model.safetensors", "pytorch_model.bin"])
+    monkeypatch.setattr(library, "list_repo_files", lambda name, revision: files)
     monkeypatch.setattr(library, "snapshot_download", download)
-    assert pellucid.load("owner/name", "cpu").generate(TEXTS) == pellucid.load(marian, "cpu").generate(TEXTS)
-    assert "*.safetensors" in asked["owner/name"]
-    assert not any("bin" in pattern for pattern in asked["owner/name"])
+    expected = pellucid.load(marian, "cpu").generate(TEXTS)
+    assert pellucid.load("owner/name@v1.0", "cpu").generate(TEXTS) == expected
+    small = ["config.json"]
+    assert asked == [("owner/name", "v1.0", small), ("owner/name", "v1.0", [*small, "model.safetensors"])]
+    (tmp_path / "config.json").write_text("{}")
+    cached.append(tmp_path)  # cut off: no weights
+    pellucid.load("owner/name", "cpu")
+    assert len(asked) == 4
+    cached[0] = marian
+    assert pellucid.load("owner/name", "cpu").generate(TEXTS) == expected
+    assert len(asked) == 4  # nobody was asked
 
 
 def test_libraries_that_are_not_installed_are_named(

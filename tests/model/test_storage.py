@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pellucid.config import ModelConfig
 from pellucid.errors import ModelFolderError
-from pellucid.model.storage import CONFIG_FILE, WEIGHTS_FILE, is_model_folder, load_model, save_model
+from pellucid.model.storage import CONFIG_FILE, WEIGHTS_FILE, is_model_folder, load_model, save_model, save_tensors
 
 NORM = "encoder.norm.weight"
 
@@ -170,3 +170,30 @@ def test_a_half_copied_folder_is_refused_and_a_whole_copy_is_not(folder: Path) -
     assert "the folder is incomplete" in refusal(copy)
     shutil.copy(folder / WEIGHTS_FILE, copy)
     load_model(copy)
+
+
+def test_tensors_of_every_type_are_written_as_the_library_reads_them(tmp_path: Path) -> None:
+    tensors = {
+        "wide": torch.randn(3, 5, dtype=torch.float64), "scalar": torch.tensor(7), "empty": torch.zeros(0, 3),
+        "half": torch.randn(5).bfloat16(), "ä": torch.ones(3, dtype=torch.bool), "rows": torch.randn(4, 6).T,
+        "bytes": torch.arange(7, dtype=torch.uint8),
+    }  # fmt: skip
+    save_tensors(tmp_path / "x", tensors, {"format": "pt"})
+    found = load_file(tmp_path / "x")
+    assert found.keys() == tensors.keys()
+    assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_loading_draws_no_numbers_and_copies_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        assert tensor.is_meta, "numbers are drawn"
+        return tensor
+
+    monkeypatch.setattr(torch.nn.init, "xavier_uniform_", draw)
+    monkeypatch.setattr(torch.nn.init, "normal_", draw)
+    state = torch.get_rng_state()
+    model, _ = load_model(folder)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())

@@ -166,6 +166,7 @@ def _align(
     pairs = read_corpus(sources, targets)
     with open_output(output) as file, open_reporter(not file.isatty()) as reporter:
         translator = open_model(model, device, threads)
+        translator.need_source("align")
         from pellucid import alignment
 
         heads = note_default_heads(translator, reporter)
@@ -188,22 +189,20 @@ def _align(
 
 def _choose(model: str, sources: str, targets: str, as_json: bool, device: str | None, threads: int | None) -> None:
     from pellucid.commands.reading import open_model, read_corpus
-    from pellucid.errors import LengthError
 
     pairs = list(read_corpus(sources, targets))
     translator = open_model(model, device, threads)
+    translator.need_source("align")
     from pellucid.alignment import HEADS_FILE, save_heads
     from pellucid.alignment_heads import choose_heads
 
     texts = [pair.source for pair in pairs], [pair.target for pair in pairs]
     with open_reporter() as reporter:
-        try:
-            heads = choose_heads(
-                translator, *texts, progress=lambda done, total: reporter.progress("choosing heads", done, total)
-            )
-        except LengthError as error:
-            line = pairs[(error.number or 1) - 1].line
-            raise LengthError(f"{sources}, {targets}, line {line}: {error.reason}") from None
+        heads = choose_heads(
+            translator, *texts, progress=lambda done, total: reporter.progress("choosing heads", done, total)
+        )
+        if too_long := heads.report["too_long"]:
+            reporter.line(f"pairs passed over, longer than the model reads: {too_long:,}")
     save_heads(translator.folder, heads)
     facts = {"heads": [list(head) for head in heads.heads], "reading": heads.reading, **heads.report}
     facts["file"] = str(translator.folder / HEADS_FILE)

@@ -23,6 +23,7 @@ MARKS = {True: "holds", False: "FAILS", None: "-"}
 HEAD = ("item", "what", "", "worst", "allowed", "checked")
 
 
+@options.decoding_options(without=("max_source_length", "unknown", "batch_size"))
 def check(
     model: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
@@ -40,7 +41,21 @@ def check(
     sentences: Annotated[
         int, typer.Option("--sentences", "-n", metavar="N", min=2, help="Sources to use at most; 8 is quick.")
     ] = 64,
+    items: Annotated[
+        str | None,
+        typer.Option("--items", metavar="N,N,…", help="Items to check, as 3,4,12; default: all.", show_default=False),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            metavar="X",
+            help="Largest deviation allowed, in units of the largest logit.",
+        ),
+    ] = 1e-5,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+    *,
+    decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
 ) -> None:
@@ -51,30 +66,40 @@ def check(
     stopping is exact, the model decides the length, cache bytes, masks, positions, tracing, and the same again. The
     sources are taken from beginning, middle and end of the file.
 
+    The checks choose their settings, but for what belongs to the model (prefix_tokens, forced_score, forbidden_tokens).
+    Rows called "own settings" take the model's settings as they are: whatever they say of beams, groups, stopping,
+    prefixes or sampling, batches change nothing, scores are those of the tokens, and the same comes again. A setting
+    given here replaces the model's.
+
     For each: whether it holds, the worst deviation in units of the largest logit, what is allowed, and how much was
-    looked at. Where outputs differ because two choices were closer than 1e-5, the near-tie is listed. Exit status 1 if
-    something does not hold. A small model takes up to a minute.
+    looked at. Where outputs differ because two choices were closer than 1e-5, the near-tie is listed; with a larger
+    --tolerance, choices closer than it. Exit status 1 if something does not hold. A small model takes up to a minute.
     """
     from pellucid.commands.reading import open_model
     from pellucid.contract.model_way import ModelWay
-    from pellucid.contract.results import NEAR_TIE
-    from pellucid.contract.run import CHECKS
     from pellucid.contract.run import check as run_checks
+    from pellucid.contract.run import checks_of
+    from pellucid.errors import ConfigError
 
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"--tolerance ({tolerance}) must be above 0 and below 1: it is a part of the largest logit")
+    chosen = _items(items)
     translator = open_model(model, device, threads)
+    translator.need_source("check")
+    way = ModelWay(translator, own=translator.settings(**decoding))
     sources, origin = _sources(translator, model, input, sentences)
     results = []
     with open_reporter() as reporter:
-        for result in run_checks(ModelWay(translator), sources):
+        for result in run_checks(way, sources, tolerance, chosen):
             results.append(result)
-            reporter.progress("checking", len(results), CHECKS)
+            reporter.progress("checking", len(results), len(checks_of(chosen)))
     failed = any(result.holds is False for result in results)
     if as_json:
         facts = {
             "model": str(translator.folder or model),
             "sources": len(sources),
             "origin": origin,
-            "near_tie": NEAR_TIE,
+            "tolerance": tolerance,
             "holds": not failed,
             "results": [_finite(asdict(result)) for result in results],
         }
@@ -83,6 +108,19 @@ def check(
         _show(results, f"{len(sources)} sources: {origin}")
     if failed:
         raise typer.Exit(BROKEN)
+
+
+def _items(text: str | None) -> list[int]:
+    """The numbers of items that were asked for."""
+    from pellucid.contract.run import ITEMS
+    from pellucid.errors import ConfigError
+
+    if text is None:
+        return list(ITEMS)
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if not set(numbers) <= set(ITEMS):
+        raise ConfigError(f"--items takes numbers from 1 to {len(ITEMS)} with commas between, as 3,4,12, not {text!r}")
+    return numbers
 
 
 def _sources(translator: Any, model: str, path: str | None, wanted: int) -> tuple[list[str], str]:

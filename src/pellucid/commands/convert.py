@@ -1,4 +1,4 @@
-"""``pellucid convert``: a Hugging Face checkpoint as a model folder of our own.
+"""``pellucid convert``: a checkpoint of another program as a model folder of our own.
 
 Knows nothing of families; loads what ``translate`` loads, and writes what ``train`` writes.
 """
@@ -14,16 +14,23 @@ from pellucid.commands import options
 
 __all__ = ["convert", "save_converted"]
 
+_KEPT = ("huggingface", "origin", "awaits_language")
+
 
 def convert(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Folder of a Hugging Face checkpoint, or its name on the hub.")
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder of a Hugging Face checkpoint, or its name on the hub; folder or file of a checkpoint of "
+            "fairseq, OpenNMT-py or JoeyNMT.",
+        ),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The model folder to make; it must not be there yet.")],
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,
 ) -> None:
-    """Make a model folder from a Hugging Face checkpoint.
+    """Make a model folder from a checkpoint of another program.
 
     Weights in float32 as safetensors, tokenizers, and the checkpoint's generation settings as ours. The checkpoint can
     be used as it is, too (`--model FOLDER`); the result needs no conversion at each start, and keeps the languages that
@@ -53,7 +60,7 @@ def save_converted(translator: Any, folder: Path) -> None:
 
     extra = {
         "decoding": translator.decoding.model_dump(mode="json"),
-        "huggingface": translator.document["huggingface"],
+        **{name: translator.document[name] for name in _KEPT if name in translator.document},
         "unmapped": translator.document["unmapped"],
     }
     with replace_folder(folder) as temporary:

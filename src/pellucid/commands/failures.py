@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pellucid.errors import ConfigError, LengthError, MissingExtraError, ModelFolderError, PellucidError
+from pellucid.errors import ConfigError, MissingExtraError, ModelFolderError, PellucidError
 
 __all__ = ["POLICIES", "Failures", "generate_each", "located"]
 
@@ -65,44 +65,61 @@ def located(error: PellucidError, place: str) -> PellucidError:
     return PellucidError(f"{place}: {getattr(error, 'reason', error)}")
 
 
-def generate_each(generate: Callable[[list[str]], Sequence[Any]], texts: Sequence[str], stop: bool) -> list[Any]:
+def generate_each(
+    generate: Callable[[list[str]], Sequence[Any]],
+    texts: Sequence[str],
+    stop: bool,
+    check: Callable[[Sequence[str]], Mapping[int, PellucidError]] | None = None,
+) -> list[Any]:
     """What ``generate`` gives for each text; for one that it refuses, the :class:`PellucidError`.
 
-    All are generated together. Where that fails, the text that is too long is left out, and where none is, the texts
-    are halved until those are found that fail alone: the others get what they would get without them. A text that is
-    left out is a blank one in its place, so that every other keeps its number, to which its samples belong.
+    All are generated together. Where that fails, all that ``check`` finds are left out at once. Where it finds none,
+    the text that the error names is left out and the others are halved, so that many such cost little more than one;
+    where the error names none, the texts are halved until those are found that fail alone. The others get what they
+    would get without them: a text that is left out is a blank one in its place, so that every other keeps its number,
+    to which its samples belong.
 
     Args:
         generate: a list of texts to a list of results; a blank one costs nothing.
         texts: what to generate for.
         stop: whether texts behind the first that fails are of no interest; their results may be None.
+        check: what is wrong with texts that can be seen without generating, by their places.
+
+    Raises:
+        PellucidError: no text's fault: a setting that is wrong for every text, something missing.
     """
     results: list[Any] = [None] * len(texts)
-    waiting = [range(len(texts))]
-    refused: set[int] = set()
+    end = len(texts)  # texts from here on are of no interest
+    waiting = [list(range(end))]
     while waiting:
-        places = waiting.pop()
-        wanted = set(places) - refused
-        if not wanted:
+        places = [place for place in waiting.pop() if place < end and results[place] is None]
+        if not places:
             continue
+        wanted = set(places)
         try:
             found = generate([text if place in wanted else "" for place, text in enumerate(texts)])
         except (MissingExtraError, ModelFolderError):
-            raise  # no text's fault
+            raise
         except PellucidError as error:
-            too_long = error.number if isinstance(error, LengthError) else None
-            if len(wanted) > 1 and too_long is None:
-                middle = len(places) // 2
-                waiting += [places[middle:], places[:middle]]
-                continue
-            failed = min(wanted) if too_long is None else too_long - 1
-            results[failed] = error
-            refused.add(failed)
+            number = getattr(error, "number", None)
+            if isinstance(error, ConfigError) and number is None:
+                raise
+            refused = {} if check is None else dict(check(texts))
+            check = None
+            if refused:
+                waiting.append(places)
+            else:
+                if number is not None and number - 1 in wanted:
+                    refused = {number - 1: error}
+                elif len(places) == 1:
+                    refused = {places[0]: error}
+                rest = [place for place in places if place not in refused]
+                waiting += [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
+            for place, fault in refused.items():
+                results[place] = fault
             if stop:
-                waiting = [part[: max(0, failed - part.start)] for part in waiting]
-                places = places[: max(0, failed - places.start)]
-            waiting.append(places)
+                end = min((end, *refused))
         else:
-            for place in wanted:
+            for place in places:
                 results[place] = found[place]
     return results

@@ -52,8 +52,9 @@ def describe(translator: Any) -> dict[str, Any]:
     source, target = translator.source_tokenizer, translator.target_tokenizer
     return {
         "folder": str(translator.folder),
-        "checkpoint": translator.document.get("huggingface", {}).get("model_type"),
+        "checkpoint": _origin(translator.document),
         "parameters": {**counts, "total": sum(counts.values())},
+        "stacks": "encoder and decoder" if hasattr(model, "encoder") else "decoder",
         "model": model.config.model_dump(mode="json"),
         "tokenizers": {
             "shared": source is target,
@@ -66,6 +67,13 @@ def describe(translator: Any) -> dict[str, Any]:
         "unmapped": translator.document.get("unmapped", []),
         "kv_cache": _cache(model),
     }
+
+
+def _origin(document: dict[str, Any]) -> str | None:
+    """The program that wrote a checkpoint and what it calls the architecture; None for a model of our own."""
+    if "origin" in document:
+        return f"{document['origin']['program']}, {document['origin']['architecture']}"
+    return f"Hugging Face, {document['huggingface'].get('model_type')}" if "huggingface" in document else None
 
 
 def _training(translator: Any) -> dict[str, Any]:
@@ -95,6 +103,8 @@ def _cache(model: Any) -> dict[str, Any]:
     import torch
 
     config, size = model.config, model.output.weight.element_size()
+    if not hasattr(model, "encoder"):
+        return _cache_of_decoder(model)
     with torch.inference_mode():
         limits = [part.embedder.positions.max_length for part in (model.encoder, model.decoder)]
         tokens = min([MEASURED_TOKENS, *(limit for limit in limits if limit is not None)])
@@ -120,16 +130,41 @@ def _cache(model: Any) -> dict[str, Any]:
     }
 
 
+def _cache_of_decoder(model: Any) -> dict[str, Any]:
+    """The same of a decoder alone, which holds nothing of a source."""
+    import torch
+
+    config, size = model.config, model.output.weight.element_size()
+    with torch.inference_mode():
+        cache = model.start_cache(1)
+        model(torch.ones(1, 2, dtype=torch.int64, device=model.output.weight.device), cache)
+    head = 2 * config.decoder_layers * config.head_size * size
+    own = {
+        "formula": head * config.self_kv_heads,
+        "measured": cache.used_bytes().self_attention // 2,
+        "multi_head": head * config.num_heads,
+    }
+    nothing = {"formula": 0, "measured": cache.used_bytes().cross_attention, "multi_head": 0}
+    return {
+        "bytes_per_number": size,
+        "self_attention_per_target_token": own,
+        "cross_attention_per_source_token": nothing,
+    }
+
+
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
     model, cache = facts["model"], facts["kv_cache"]
     yield facts["folder"]
     if facts["checkpoint"]:
-        yield f"checkpoint       Hugging Face, {facts['checkpoint']}"
+        yield f"checkpoint       {facts['checkpoint']}"
     yield f"parameters       {facts['parameters']['total']:,}"
     for part in ("embeddings", "encoder", "decoder"):
         yield f"  {part:<14} {facts['parameters'][part]:,}"
+    is_alone = facts["stacks"] == "decoder"
+    alone = f"a decoder alone: {model['decoder_layers']} layers"
+    layers = f"{model['encoder_layers']} encoder and {model['decoder_layers']} decoder layers"
     yield (
-        f"architecture     {model['encoder_layers']} encoder and {model['decoder_layers']} decoder layers, "
+        f"architecture     {alone if is_alone else layers}, "
         f"hidden size {model['hidden_size']}, feed-forward {model['ff_size']} ({model['activation']})"
     )
     self_heads = model["num_kv_heads"] or model["num_heads"]
@@ -137,7 +172,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     head_size = model["head_dim"] or model["hidden_size"] // model["num_heads"]
     yield (
         f"                 {model['num_heads']} heads of {head_size}; "
-        f"key/value heads: {self_heads} in self-attention, {cross_heads} in cross-attention"
+        f"key/value heads: {self_heads}{'' if is_alone else f' in self-attention, {cross_heads} in cross-attention'}"
     )
     yield (
         f"                 {model['norm']}, {model['norm_placement']}-norm, {model['positions']} positions, "

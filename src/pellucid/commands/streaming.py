@@ -34,7 +34,7 @@ def refuse_with_stream(given: Mapping[str, bool]) -> None:
 
 
 def stream_lines(translator: Any, lines: Iterator[Line], place: str, decoding: Mapping[str, Any], file: Any) -> None:
-    """Write what each line becomes, part by part, and end it with a line feed.
+    """Write what each line becomes, part by part, and end it with a line feed; also where an error cuts it off.
 
     Args:
         translator: a :class:`~pellucid.translator.Translator`.
@@ -44,7 +44,8 @@ def stream_lines(translator: Any, lines: Iterator[Line], place: str, decoding: M
         file: an open text file; flushed at every part.
 
     Raises:
-        PellucidError: a line cannot be read or translated; what came before it has been written.
+        PellucidError: a line cannot be read or translated; what came before it has been written, and of a line of
+            which nothing has been written, no line feed.
     """
     from pellucid.commands.failures import located
     from pellucid.errors import PellucidError
@@ -60,8 +61,17 @@ def stream_lines(translator: Any, lines: Iterator[Line], place: str, decoding: M
                 file.write(row[shown:])
                 file.flush()
                 shown = len(row)
-        except PellucidError as error:
-            raise located(error, f"{place} {line.number}") from None
-        finally:
-            file.write("\n")
-            file.flush()
+        except OSError:
+            raise  # nobody reads on
+        except BaseException as error:
+            if shown:
+                _end(file)
+            if isinstance(error, PellucidError):
+                raise located(error, f"{place} {line.number}") from None
+            raise
+        _end(file)
+
+
+def _end(file: Any) -> None:
+    file.write("\n")
+    file.flush()

@@ -6,7 +6,7 @@ Knows nothing of models; reads and writes in windows, so that a file of any leng
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,7 +102,12 @@ def translate(
 
     With --output FILE, what is done is in FILE.part until all of it is, and FILE.part.json says how far it has come.
     After Ctrl-C, an error or a power cut the same command with --resume goes on there; no line is lost or there twice.
-    Model, settings and the lines that are done must be the same; --batch-size, --threads and --device need not.
+    Model, settings and the lines that are done must be the same; --batch-size, --threads and --device need not. A run
+    with --resume leaves FILE.done.json, by which a later one knows that FILE is finished, and of what; a FILE without
+    it is refused.
+
+    With --on-error a line that cannot be translated keeps its place: as its source or as a blank line; in an n-best
+    list as one row with that text and the score -inf.
 
     With --document each line is split into sentences (pip install 'pellucid[documents]'), and what they become is
     joined again: by a space, or by nothing behind Chinese and Japanese. Indentation and blank lines stay.
@@ -111,7 +116,8 @@ def translate(
     beam what all hypotheses that may still win have in common. The text is the same.
 
     With --alignments the links that `pellucid align` describes follow each text: `text ||| 0-0 1-2`, in n-best lists
-    `0 ||| text ||| 0-0 1-2 ||| score`, as in Marian; in JSON they are fields of each hypothesis.
+    `0 ||| text ||| 0-0 1-2 ||| score`, as in Marian; in JSON they are fields of each hypothesis. A line without text
+    is blank, without ` ||| `; a row of an n-best list has all its fields, whatever the text.
     """
     from pellucid.commands.failures import Failures
     from pellucid.commands.reading import CHUNK_BATCHES, count_lines, open_model, read_texts, windows
@@ -129,6 +135,9 @@ def translate(
                 "--document": document,
                 "--alignments": alignments,
                 "--on-error": on_error != "stop",
+                "--resume": resume,
+                "--alignment-units": alignment_units is not None,
+                "--alignment-threshold": alignment_threshold is not None,
             }
         )
         translator = open_model(
@@ -137,9 +146,6 @@ def translate(
         stream_lines(translator, lines, place, decoding, sys.stdout)
         return
     with open_sink(output, resume, None if texts else input) as sink:
-        if sink.finished:
-            PlainReporter().line(f"{output} is finished: nothing is left to do (without --resume it is made anew)")
-            return
         failures = Failures(on_error, sink.notes.get("failures", {}))
         translator = open_model(
             model, device, threads, source_language=source_language, target_language=target_language
@@ -150,10 +156,14 @@ def translate(
         )
         form = _Form(as_json, config.n_best, on_error, document, aligner)
         languages = {"source_language": source_language, "target_language": target_language}
-        deciding = {**_deciding(config, form, language), **languages}
+        deciding = {**_deciding(translator, config, form, language), **languages}
         sink.begin(lambda: {"model": model_fingerprint(translator), **deciding}, lines)
+        if sink.finished:
+            PlainReporter().line(f"{output} is finished: nothing is left to do (without --resume it is made anew)")
+            return
         translator.generate([], **decoding)  # what is wrong for every text is no text's fault
-        job = _Job(partial(translator.generate, **decoding), split, form, failures, place)
+        generate, check = (partial(do, **decoding) for do in (translator.generate, translator.check_sources))
+        job = _Job(generate, check, split, form, failures, place)
         job.sentences = int(sink.notes.get("sentences", 0))
         quiet, done = typed or sink.shown, sink.lines
         with open_reporter(not quiet) as reporter:
@@ -189,16 +199,31 @@ def _splitter(document: bool, language: str | None) -> Callable[[str], SplitLine
     return lambda line: SplitLine("", [line])
 
 
-def _deciding(config: Any, form: _Form, language: str | None) -> dict[str, Any]:
-    """Everything given that decides about what is written."""
+def _deciding(translator: Any, config: Any, form: _Form, language: str | None) -> dict[str, Any]:
+    """Everything beside the weights that decides about what is written."""
     settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in FREE}
     aligned = None if form.aligner is None else form.aligner.deciding()
-    return {**settings, "json": form.as_json, "document": form.document, "language": language, "alignments": aligned}
+    deciding = {
+        **settings,
+        "json": form.as_json,
+        "document": form.document,
+        "language": language,
+        "alignments": aligned,
+    }
+    if config.unknown == "copy":
+        from pellucid.alignment import load_heads
+
+        deciding["copied_by"] = Aligner(translator, load_heads(translator)).deciding()
+    return deciding
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How results are written: as JSON, as an n-best list, or a line each; aligned where there is an aligner."""
+    """How results are written: as JSON, as an n-best list, or a line each; aligned where there is an aligner.
+
+    A line for a text is blank where the text is, also with alignments. A row of an n-best list has all its fields,
+    whatever its text; a line that failed has one row, of score -inf; one that is blank has none.
+    """
 
     as_json: bool
     n_best: int
@@ -238,9 +263,10 @@ class _Form:
             texts = [self._text(text, result) for text, result in zip(split.sentences, results, strict=True)]
             text = one_line(split.joined(texts))
             yield text + self._links(aligned[0], 0) if text and aligned else text
-        elif failed and self.on_error == "keep-source":
-            yield f"{line.number - 1} ||| {one_line(line.text)}{self._links((), 0)} ||| -inf"
-        elif not failed:
+        elif failed:
+            text = one_line(self._text(line.text, line.error or results[0]))
+            yield f"{line.number - 1} ||| {text}{self._links((), 0)} ||| -inf"
+        else:
             for rank, hypothesis in enumerate(results[0].hypotheses):
                 text = one_line(hypothesis.text) + self._links(aligned[0], rank)
                 yield f"{line.number - 1} ||| {text} ||| {hypothesis.score:.6f}"
@@ -280,7 +306,7 @@ class _Job:
     """The way of lines through a model.
 
     Attributes:
-        generate: ``Translator.generate`` with its settings.
+        generate, check: ``Translator.generate`` and ``check_sources`` with their settings.
         split: a line into what is translated together.
         form: how results are written.
         failures: what has gone wrong so far.
@@ -289,6 +315,7 @@ class _Job:
     """
 
     generate: Callable[..., Sequence[Any]]
+    check: Callable[..., Mapping[int, PellucidError]]
     split: Callable[[str], SplitLine]
     form: _Form
     failures: Failures
@@ -308,7 +335,7 @@ class _Job:
         parts = [self.split("" if line.error else line.text) for line in lines]
         sources = [sentence for part in parts for sentence in part.sentences]
         generate = partial(self.generate, first_index=self.sentences)
-        found = list(generate_each(generate, sources, self.form.on_error == "stop"))
+        found = generate_each(generate, sources, self.form.on_error == "stop", self.check)
         results, aligned = iter(found), iter(self.form.align(found))
         self.sentences += len(sources)
         rows: list[str] = []

@@ -29,6 +29,8 @@ ENOUGH = 3
 """Differences that are shown not to be near-ties before further ones are no longer looked into."""
 LONGEST = 24
 """Most tokens that slow searches write."""
+STRUCTURAL = ("prefix_tokens", "forced_score", "forbidden_tokens")
+"""Settings that belong to a model rather than to a search: a language code in front, tokens that it never writes."""
 
 
 class Case:
@@ -44,11 +46,11 @@ class Case:
         if not sources:
             raise ValueError("the contract needs at least one source")
         self.way, self.sources, self.tolerance = way, list(sources), tolerance
-        self.neutral = DecodingConfig().model_dump()
+        self.neutral = {**DecodingConfig().model_dump(), **{name: getattr(way.own, name) for name in STRUCTURAL}}
         self._found: dict[str, list[list[Output]]] = {}
 
     def generate(self, sources: Sequence[str], **settings: Any) -> list[list[Output]]:
-        """The way's own answer; what is not set has the package's default, not the model's."""
+        """The way's own answer; what is not set has the package's default, not the model's, but for what it needs."""
         return self.way.generate(sources, **{**self.neutral, **settings})
 
     def alone(self, settings: dict[str, Any]) -> list[list[Output]]:
@@ -57,6 +59,12 @@ class Case:
         if key not in self._found:
             self._found[key] = self.generate(self.sources, **settings, batch_size=1)
         return self._found[key]
+
+    @cached_property
+    def own(self) -> dict[str, Any]:
+        """The settings that the way generates with where nothing is asked, as far as they are about tokens."""
+        kept = {name: self.neutral[name] for name in ("max_source_length", "unknown")}
+        return {name: value for name, value in {**self.way.own.model_dump(), **kept}.items() if name != "batch_size"}
 
     @cached_property
     def few(self) -> list[str]:
@@ -91,20 +99,33 @@ class Case:
             largest = max(largest, float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)))
         return largest or 1.0
 
+    @cached_property
+    def near_tie(self) -> float:
+        """A gap below which a choice may fall either way; what may deviate by more cannot tell smaller gaps apart."""
+        return NEAR_TIE if self.tolerance <= TOLERANCE else max(NEAR_TIE, self.tolerance * self.scale)
+
+    def free_tokens(self, settings: dict[str, Any]) -> int:
+        """How many tokens at the beginning of an output do not count in its score."""
+        chosen = {**self.neutral, **settings}
+        return len(self.way.prefix(chosen)) if chosen["forced_score"] == "free" else 0
+
     def possible(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
         """The columns of tokens that may be generated: what padding is given (-1e4 in Marian) is no measure."""
         return np.delete(logits, list(self.way.suppressed), -1)
 
     def reference(self, sources: Sequence[str], settings: dict[str, Any]) -> list[Reference]:
         """The slow search's answer under ``settings``, which name beam_size, n_best and max_length."""
+        chosen = {**self.neutral, **settings}
         return beam_search(
             self.way,
             sources,
-            max_length=settings["max_length"],
-            beam_size=settings["beam_size"],
-            n_best=settings["n_best"],
-            penalty=settings.get("length_penalty", self.neutral["length_penalty"]),
-            alpha=settings.get("length_alpha", self.neutral["length_alpha"]),
+            max_length=chosen["max_length"],
+            beam_size=chosen["beam_size"],
+            n_best=chosen["n_best"],
+            penalty=chosen["length_penalty"],
+            alpha=chosen["length_alpha"],
+            prefix=self.way.prefix(chosen),
+            free=chosen["forced_score"] == "free",
         )
 
     def gap(self, source: str, settings: dict[str, Any], longest: int) -> float:
@@ -140,7 +161,7 @@ class Case:
             worst.complain(f"{place}: {_difference(found, expected)}")
             return
         nearest = gap if isinstance(gap, float) else gap()
-        if nearest < NEAR_TIE:
+        if nearest < self.near_tie:
             worst.near_ties.append(f"{place}: gap {nearest:.1e}")
         else:
             worst.complain(f"{place}: {_difference(found, expected)} (no near-tie: gap {nearest:.1e})")

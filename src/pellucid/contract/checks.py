@@ -157,7 +157,7 @@ def scores_are_forced_scores(case: Case) -> CheckResult:
         checked += len(pairs)
         for (_, output), logprobs in zip(pairs, expected, strict=True):
             worst.measure(deviation(np.array(output.token_logprobs), logprobs, case.scale))
-            score = penalised(float(logprobs.sum()), len(output.tokens), penalty, alpha)
+            score = penalised(float(logprobs[case.free_tokens({}) :].sum()), len(output.tokens), penalty, alpha)
             worst.measure(abs(output.score - score) / max(case.scale, abs(score)))
     return worst.result(4, "n-best scores = forced scores", f"{checked:,} hypotheses", case.tolerance)
 
@@ -173,7 +173,8 @@ def exhaustive_search(case: Case) -> CheckResult:
             for penalty, alpha in PENALTIES:
                 for n_best in (1, 5):
                     chosen = {"n_best": n_best, "length_penalty": penalty, "length_alpha": alpha}
-                    found = case.generate(sources, beam_size=len(words) ** limit + 40, max_length=limit, **chosen)
+                    wide = {"beam_size": len(words) ** limit + 40, "max_length": limit, "prefix_tokens": ()}
+                    found = case.generate(sources, **wide, **chosen)
                     for source, outputs in zip(sources, found, strict=True):
                         reference = exhaustive(
                             case.way, source, tokens, max_length=limit, n_best=n_best, penalty=penalty, alpha=alpha
@@ -215,7 +216,8 @@ def model_decides_length(case: Case) -> CheckResult:
             worst.complain(f"source {number + 1}: finish_reason {output.finish_reason}, but </s> at {ends}")
     cuts = 0
     for source, (output,) in zip(case.sources[:FEW], whole[:FEW], strict=True):
-        for limit in {1, len(output.tokens) - 1, len(output.tokens)} - {0}:
+        shortest = len(case.way.prefix(case.neutral)) + 1  # one token of its own
+        for limit in {limit for limit in (shortest, len(output.tokens) - 1, len(output.tokens)) if limit >= shortest}:
             (cut,) = case.generate([source], **GREEDY, max_length=limit)[0]
             reason = output.finish_reason if limit == len(output.tokens) else "length"
             expected = Output(output.tokens[:limit], output.token_logprobs[:limit], cut.score, reason)

@@ -8,7 +8,7 @@ Shapes: B sentences, T target tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pellucid.config import DecodingConfig
 from pellucid.contract.ways import CacheReading, Logits, Output
 from pellucid.data.batches import Batch
 from pellucid.data.text import TextRules
 from pellucid.data.tokenizer_kinds import Tokenizer, framed
+from pellucid.decoding.token_settings import TokenSettings
 from pellucid.model.attention import Attention
 from pellucid.model.cache import KVCache
 from pellucid.model.layers import DecoderLayer, EncoderLayer
@@ -38,6 +40,7 @@ class Translating(Protocol):
     source_tokenizer: Tokenizer
     target_tokenizer: Tokenizer
     rules: TextRules
+    decoding: DecodingConfig
 
     def generate(self, sources: Sequence[str], **settings: Any) -> Sequence[Any]:
         """A ``Generation`` for each source."""
@@ -54,15 +57,26 @@ class ModelWay:
     Args:
         translator: with its model in evaluation mode.
         name: for the report.
+        own: the settings taken for the model's own; default: those it has.
         **settings: what makes this way another one, e.g. a decoding setting; a check's own settings win.
+
+    Raises:
+        ConfigError: ``own`` forbids a token that the vocabulary does not have.
     """
 
-    def __init__(self, translator: Translating, name: str = "pellucid", **settings: Any) -> None:
+    def __init__(
+        self, translator: Translating, name: str = "pellucid", own: DecodingConfig | None = None, **settings: Any
+    ) -> None:
         self.name = name
         self.translator, self.model, self.settings = translator, translator.model, settings
         tokenizer = translator.target_tokenizer
+        self.bos_id: int = tokenizer.bos_id
         self.eos_id: int = tokenizer.eos_id
-        self.suppressed: tuple[int, ...] = (tokenizer.pad_id, tokenizer.bos_id)
+        self.own = translator.decoding if own is None else own
+        self._token_settings = TokenSettings(tokenizer, translator.rules)
+        # A decoder may start with </s> or with padding: what it reads first is not what it never writes.
+        rules = self._token_settings.rules(DecodingConfig(forbidden_tokens=self.own.forbidden_tokens))
+        self.suppressed: tuple[int, ...] = tuple(sorted(set(rules.forbidden) - {self.eos_id}))
         encoder, decoder = self.model.encoder.embedder.positions, self.model.decoder.embedder.positions
         self.max_positions = encoder.max_length, decoder.max_length
 
@@ -72,6 +86,10 @@ class ModelWay:
             [Output(tuple(h.token_ids), tuple(h.token_logprobs), h.score, h.finish_reason) for h in each.hypotheses]
             for each in generations
         ]
+
+    def prefix(self, settings: Mapping[str, Any]) -> tuple[int, ...]:
+        chosen = {name: settings[name] for name in ("prefix", "prefix_tokens") if name in settings}
+        return tuple(self._token_settings.prefix(DecodingConfig.model_validate(chosen)))
 
     @torch.inference_mode()
     def parallel(self, sources: Sequence[str], targets: Sequence[Sequence[int]], last: bool = False) -> list[Logits]:

@@ -21,6 +21,8 @@ __all__ = ["Reference", "beam_search", "exhaustive", "forced", "normalised", "pe
 
 ROWS = 256
 """Most rows of a teacher-forced pass."""
+NUMBERS = 1 << 26
+"""Most logits of one pass that are looked at as a whole: 256 MB in float32."""
 
 Floats = NDArray[np.float64]
 
@@ -53,36 +55,65 @@ def penalised(total: float, length: int, name: str, alpha: float) -> float:
 
 
 def forced(way: Way, sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Floats]:
-    """Log p of each token of each target."""
+    """Log p of each token of each target, in passes that hold :data:`NUMBERS` logits at most, or one target's."""
     results: list[Floats] = []
-    for start in range(0, len(sources), ROWS // 4):
-        part = slice(start, start + ROWS // 4)
+    rows = 1  # the first pass shows how large the vocabulary is
+    while len(results) < len(sources):
+        part = slice(len(results), len(results) + rows)
+        vocabulary = 1
         for logits, target in zip(way.parallel(sources[part], targets[part]), targets[part], strict=True):
-            results.append(normalised(logits)[np.arange(len(target)), list(target)])
+            results.append(_taken(logits, target))
+            vocabulary = logits.shape[-1]
+        longest = max(map(len, targets[len(results) : len(results) + ROWS // 4]), default=1)
+        rows = min(max(NUMBERS // (longest * vocabulary), 1), ROWS // 4)
     return results
 
 
+def _taken(logits: NDArray[np.floating], target: Sequence[int]) -> Floats:
+    """Log p of the target's tokens, some rows at a time: the float64 copies take more than the logits."""
+    size = max(1, NUMBERS // 16 // logits.shape[-1])
+    parts = [
+        normalised(logits[start : start + size])[np.arange(len(tokens)), tokens]
+        for start in range(0, len(target), size)
+        for tokens in [list(target[start : start + size])]
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
 def beam_search(
-    way: Way, sources: Sequence[str], *, max_length: int, beam_size: int, n_best: int, penalty: str, alpha: float
+    way: Way,
+    sources: Sequence[str],
+    *,
+    max_length: int,
+    beam_size: int,
+    n_best: int,
+    penalty: str,
+    alpha: float,
+    prefix: Sequence[int] = (),
+    free: bool = False,
 ) -> list[Reference]:
     """Beam search that always goes on to ``max_length``; with a beam of 1, the most probable token at every step.
 
     At every step the ``beam_size`` best continuations are kept; those that end in ``</s>`` are finished, the rest are
     the live ones of the next step. Of equal ones the lower row wins, then the lower token. What the limit cuts counts
-    only where nothing has finished.
+    only where nothing has finished. Outputs begin with ``prefix``, whose log p counts unless it is ``free``.
     """
     beams = [_Beam() for _ in sources]
     for length in range(1, max_length + 1):
-        rows = [(index, prefix) for index, beam in enumerate(beams) for _, _, prefix in beam.live]
+        rows = [(index, tokens) for index, beam in enumerate(beams) for _, _, tokens in beam.live]
         if not rows:
             break
         logprobs = _next(way, sources, rows)
+        is_forced = length <= len(prefix)
+        if is_forced:
+            logprobs[:, np.arange(logprobs.shape[1]) != prefix[length - 1]] = -np.inf
         start = 0
         for beam in beams:
             own = logprobs[start : start + len(beam.live)]
             start += len(beam.live)
             if len(own):
-                beam.advance(own, beam_size, way.eos_id, partial(_score, length, penalty, alpha))
+                counted = np.where(np.isfinite(own), 0.0, own) if is_forced and free else own
+                beam.advance(own, counted, beam_size, way.eos_id, partial(_score, length, penalty, alpha))
     return [beam.result(n_best, partial(_score, max_length, penalty, alpha)) for beam in beams]
 
 
@@ -98,8 +129,10 @@ class _Beam:
         self.finished: list[tuple[float, tuple[float, ...], tuple[int, ...]]] = []
         self.gap = float("inf")
 
-    def advance(self, logprobs: Floats, beam_size: int, eos_id: int, score: Callable[[float], float]) -> None:
-        sums = (np.array([total for total, _, _ in self.live])[:, None] + logprobs).ravel()
+    def advance(
+        self, logprobs: Floats, counted: Floats, beam_size: int, eos_id: int, score: Callable[[float], float]
+    ) -> None:
+        sums = (np.array([total for total, _, _ in self.live])[:, None] + counted).ravel()
         kept = min(beam_size, int(np.isfinite(sums).sum()))
         nearest = np.sort(np.partition(-sums, min(kept, sums.size - 1))[: kept + 1])
         if kept < sums.size and np.isfinite(nearest[-1]):

@@ -4,53 +4,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
 
-from pellucid.contract.case import Case
+from pellucid.contract.case import GREEDY, Case
 from pellucid.contract.checks import OUTSIDE
 from pellucid.contract.inside import INSIDE
+from pellucid.contract.own import OWN
 from pellucid.contract.results import TOLERANCE, CheckResult
 from pellucid.contract.ways import Inside, Way
 from pellucid.errors import PellucidError
 
-__all__ = ["CHECKS", "check"]
+__all__ = ["ITEMS", "check", "checks_of"]
 
-CHECKS = len(OUTSIDE) + len(INSIDE)
-"""How many results :func:`check` gives."""
+ITEMS = range(1, 13)
+"""The items of the contract."""
 
 
 def check(
-    way: Way, sources: Sequence[str], tolerance: float = TOLERANCE, items: Collection[int] = range(1, 13)
+    way: Way, sources: Sequence[str], tolerance: float = TOLERANCE, items: Collection[int] = ITEMS
 ) -> Iterator[CheckResult]:
     """Put the contract to a way of generating; results come item by item, in the contract's order.
 
     Args:
         way: what is checked; where it is no :class:`~pellucid.contract.ways.Inside`, the items that need it say so.
         sources: texts, none of them blank; at least 64 of them show batches of 64.
-        tolerance: largest deviation allowed, in units of the largest logit; float32 keeps the default.
+        tolerance: largest deviation allowed, in units of the largest logit; float32 keeps the default. Above it,
+            choices that are nearer to each other than this are near-ties.
         items: numbers of the items to check.
 
     Raises:
         PellucidError: a source cannot be generated from at all.
     """
     case = Case(way, sources, tolerance)
-    checks: list[tuple[int, Callable[..., CheckResult], tuple[Any, ...]]] = []
-    checks += [(_item(function), function, (case,)) for function in OUTSIDE]
-    checks += [(_item(function), function, (case, way)) for function in INSIDE]
-    for item, function, arguments in sorted(checks, key=lambda one: one[0]):
-        if item not in items:
-            continue
-        name = function.__name__.replace("_", " ")
-        if function in INSIDE and not isinstance(way, Inside):
+    try:
+        case.alone(GREEDY)
+    except PellucidError:
+        raise
+    except Exception:
+        pass  # the checks break down in the same way, and say so
+    for item, function in checks_of(items):
+        name, looks_inside = function.__name__.replace("_", " "), function in INSIDE
+        if looks_inside and not isinstance(way, Inside):
             yield CheckResult(item, name, None, detail=f"does not apply: {way.name} cannot be looked into")
             continue
         try:
-            yield function(*arguments)
-        except PellucidError:
-            raise
+            yield function(case, way) if looks_inside else function(case)
         except Exception as error:
             # A way that breaks down under a question does not keep the item; the other items are still of interest.
+            # Nor does one that refuses it in a sentence: these sources it has taken before.
             yield CheckResult(item, name, False, detail=f"broke down: {type(error).__name__}: {error}")
+
+
+def checks_of(items: Collection[int]) -> list[tuple[int, Callable[..., CheckResult]]]:
+    """The checks of these items with their numbers, in the contract's order; each gives one result."""
+    checks: list[tuple[int, Callable[..., CheckResult]]] = [
+        (_item(function), function) for functions in (OUTSIDE, OWN, INSIDE) for function in functions
+    ]
+    return sorted((one for one in checks if one[0] in items), key=lambda one: one[0])
 
 
 def _item(function: Callable[..., CheckResult]) -> int:

@@ -7,7 +7,7 @@ Shapes: T target tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.config import DecodingConfig
 from pellucid.trace import AttentionEvent
 
 __all__ = ["CacheReading", "Inside", "Output", "Way"]
@@ -64,16 +65,24 @@ class Way(Protocol):
 
     Attributes:
         name: for the report.
-        eos_id: number of ``</s>``.
-        suppressed: tokens never generated (padding, ``<s>``).
+        bos_id: what the decoder reads first.
+        eos_id: number of ``</s>``; in many models ``bos_id``, too.
+        suppressed: tokens that are never generated, by its tokenizer or ``own.forbidden_tokens``; never ``eos_id``.
+        own: the settings that it generates with where nothing else is asked.
     """
 
     name: str
+    bos_id: int
     eos_id: int
     suppressed: tuple[int, ...]
+    own: DecodingConfig
 
     def generate(self, sources: Sequence[str], **settings: Any) -> list[list[Output]]:
         """The n best of every source, in order, decoded together in batches of ``batch_size``."""
+        ...
+
+    def prefix(self, settings: Mapping[str, Any]) -> tuple[int, ...]:
+        """The tokens that every output begins with under these settings."""
         ...
 
     def parallel(self, sources: Sequence[str], targets: Sequence[Sequence[int]], last: bool = False) -> list[Logits]:

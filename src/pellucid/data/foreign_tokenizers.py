@@ -20,9 +20,42 @@ import sentencepiece
 from pellucid.data.tokenizer_kinds import checked_text, find_parts
 from pellucid.errors import MissingExtraError, TokenizerError
 
-__all__ = ["JsonTokenizer", "Specials", "TableTokenizer", "byte_level_json", "read_tokenizer_json"]
+__all__ = [
+    "Atom",
+    "ForeignTokenizer",
+    "JsonTokenizer",
+    "Specials",
+    "TableTokenizer",
+    "byte_level_json",
+    "read_tokenizer_json",
+]
 
 _LANGUAGE_CODE = re.compile(r">>[^<]*<<")
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """A token that is never split: where a text holds it, it is cut out before anything else is done.
+
+    Attributes:
+        text: as it stands in a text.
+        number: of the token.
+        lstrip, rstrip: whether it takes the white space before it, or behind it, along.
+        single_word: whether it counts only where no letter or digit touches it.
+    """
+
+    text: str
+    number: int
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for it, its text in a group."""
+        word = f"(?<!\\w){re.escape(self.text)}(?!\\w)" if self.single_word else re.escape(self.text)
+        before, behind = (r"\s*" if strip else "" for strip in (self.lstrip, self.rstrip))
+        return f"{before}({word}){behind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +90,8 @@ class Specials:
         return cls(**values)
 
 
-class _Foreign:
-    """What both kinds share."""
+class ForeignTokenizer:
+    """What all kinds share."""
 
     kind: str
     suppressed_ids: tuple[int, ...] = ()  # what must not be generated is said in the checkpoint's settings
@@ -80,6 +113,17 @@ class _Foreign:
     def sample(self, text: str, alpha: float, rng: np.random.Generator) -> list[int]:
         return self.encode(text)
 
+    def _checked(self, token: int) -> int:
+        if token >= self.vocab_size:
+            raise TokenizerError(
+                f"the text holds {self.pieces([token])[0]}, a special token for which the model has no vector: "
+                "leave it out"
+            )
+        return token
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        raise NotImplementedError
+
     def _kept(self, ids: Sequence[int]) -> list[int]:
         return [int(token) for token in ids if int(token) not in self._silent]
 
@@ -88,7 +132,7 @@ class _Foreign:
         return hashlib.sha256(content + rest.encode()).hexdigest()
 
 
-class TableTokenizer(_Foreign):
+class TableTokenizer(ForeignTokenizer):
     """SentencePiece splits; a table numbers the pieces.
 
     Args:
@@ -97,6 +141,7 @@ class TableTokenizer(_Foreign):
         specials: see there.
         vocab_size: of the model that reads the numbers; at least the table's length.
         codes: whether a ``>>code<<`` at the beginning of a text is one token (OPUS-MT).
+        atoms: tokens that are cut out of a text before it is split; where two begin at a place, the longer is meant.
     """
 
     kind = "sentencepiece-table"
@@ -109,26 +154,53 @@ class TableTokenizer(_Foreign):
         vocab_size: int | None = None,
         *,
         codes: bool = False,
+        atoms: Sequence[Atom] = (),
     ) -> None:
         super().__init__(specials, vocab_size or len(table))
-        self.model, self.table, self.codes = model, tuple(table), codes
+        self.model, self.table, self.codes, self.atoms = model, tuple(table), codes, tuple(atoms)
         self._processor: Any = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
         except (RuntimeError, OSError):
             raise TokenizerError("not a SentencePiece model (truncated or damaged)") from None
         self._numbers = {piece: number for number, piece in reversed(list(enumerate(self.table)))}
+        self._atoms = {atom.text: atom.number for atom in self.atoms}
+        longest_first = sorted(self.atoms, key=lambda atom: -len(atom.text))
+        self._cut = re.compile("|".join(atom.pattern for atom in longest_first)) if self.atoms else None
 
     def encode(self, text: str) -> list[int]:
-        return [self._numbers.get(piece, self.unk_id) for piece in self._split(text)]
+        ids: list[int] = []
+        for part, number in self._segments(text):
+            if number is not None:
+                ids.append(self._checked(number))
+            else:
+                ids += [self._numbers.get(piece, self.unk_id) for piece in self._processor.EncodeAsPieces(part)]
+        return ids
 
-    def _split(self, text: str) -> list[str]:
-        code, rest = self._code(checked_text(text))
-        return [*code, *self._processor.EncodeAsPieces(rest)]
+    def _segments(self, text: str) -> list[tuple[str, int | None]]:
+        """The text in parts: what is one token, with its number, and what SentencePiece is to split, with None."""
+        text = checked_text(text)
+        parts: list[tuple[str, int | None]] = []
+        place = 0
+        if code := _LANGUAGE_CODE.match(text) if self.codes else None:
+            parts.append((code[0], self._numbers.get(code[0], self.unk_id)))
+            place = code.end()
+        for found in self._cut.finditer(text, place) if self._cut is not None else ():
+            atom = found[found.lastindex or 0]
+            parts += [(text[place : found.start()], None), (atom, self._atoms[atom])]
+            place = found.end()
+        return [part for part in (*parts, (text[place:], None)) if part[0]]
 
-    def _code(self, text: str) -> tuple[list[str], str]:
-        found = _LANGUAGE_CODE.match(text) if self.codes else None
-        return ([found[0]], text[found.end() :]) if found else ([], text)
+    def _split(self, text: str) -> list[tuple[str, int]]:
+        """Each token's part of a text, and its number."""
+        split: list[tuple[str, int]] = []
+        for part, number in self._segments(text):
+            if number is not None:
+                split.append((part, number))
+            else:
+                pieces = self._processor.EncodeAsProto(part).pieces
+                split += [(piece.surface, self._numbers.get(piece.piece, self.unk_id)) for piece in pieces]
+        return split
 
     def decode(self, ids: Sequence[int]) -> str:
         # Pieces that the model does not know are written as they are; rows of the matrix without a piece, not at all.
@@ -143,15 +215,10 @@ class TableTokenizer(_Foreign):
         return [self._piece(int(token)) for token in ids]
 
     def unknown(self, text: str) -> list[str]:
-        code, rest = self._code(checked_text(text))
-        surfaces = [*code, *(piece.surface for piece in self._processor.EncodeAsProto(rest).pieces)]
-        return [
-            part for part, piece in zip(surfaces, self._split(text), strict=True) if self._numbers.get(piece) is None
-        ]
+        return [part for part, number in self._split(text) if number == self.unk_id]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        code, rest = self._code(checked_text(text))
-        return find_parts(text, [*code, *(piece.surface for piece in self._processor.EncodeAsProto(rest).pieces)])
+        return find_parts(text, [part for part, _ in self._split(text)])
 
     def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         text = self.decode(ids)
@@ -161,10 +228,13 @@ class TableTokenizer(_Foreign):
 
     @property
     def fingerprint(self) -> str:
-        return self._fingerprint(self.model + json.dumps([self.table, self.codes]).encode())
+        rest: list[Any] = [self.table, self.codes]
+        if self.atoms:
+            rest.append([asdict(atom) for atom in self.atoms])
+        return self._fingerprint(self.model + json.dumps(rest).encode())
 
 
-class JsonTokenizer(_Foreign):
+class JsonTokenizer(ForeignTokenizer):
     """A ``tokenizer.json``, read by the library ``tokenizers``.
 
     Args:
@@ -181,10 +251,13 @@ class JsonTokenizer(_Foreign):
         self._tokenizer = read_tokenizer_json(content)
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(checked_text(text), add_special_tokens=False).ids)
+        ids = list(self._tokenizer.encode(checked_text(text), add_special_tokens=False).ids)
+        if ids:
+            self._checked(max(ids))
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(self._kept(ids), skip_special_tokens=True)).strip()
+        return self._raw(self._kept(ids)).strip()
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._tokenizer.id_to_token(int(token)) or f"<unused {token}>" for token in ids]
@@ -203,13 +276,32 @@ class JsonTokenizer(_Foreign):
         return spans
 
     def decode_spans(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        """As the protocol says; the work grows with the number of tokens, not with its square.
+
+        How much longer a token makes the text is seen behind a few tokens before it, those since two whole characters.
+        """
         text = self.decode(ids)
+        lead = len(raw := self._raw(self._kept(ids))) - len(raw.lstrip())
         spans: list[tuple[int, int]] = []
-        for number in range(1, len(ids) + 1):
-            end = len(self.decode(ids[:number])) if int(ids[number - 1]) not in self._silent else None
-            last = spans[-1][1] if spans else 0
-            spans.append((last, last if end is None else min(max(end, last), len(text))))
+        window: list[int] = []
+        before = read = last = 0  # in the window: tokens that only give context; characters of these; of all before
+        for token in map(int, ids):
+            if token in self._silent:
+                spans.append((spans[-1][1] if spans else 0,) * 2)
+                continue
+            window.append(token)
+            shown = self._raw(window)
+            end = last + max(0, len(shown) - read)
+            start, stop = (min(max(0, place - lead), len(text)) for place in (last, end))
+            start = max(start, spans[-1][1] if spans else 0)
+            spans.append((start, max(start, stop)))
+            if not shown.endswith("\ufffd"):  # no character is left half
+                window, before = window[before:], len(window) - before
+                read, last = len(self._raw(window)), end
         return text, spans
+
+    def _raw(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @property
     def fingerprint(self) -> str:
@@ -254,6 +346,8 @@ def byte_level_json(numbers: Mapping[str, int], merges: Sequence[tuple[str, ...]
         raise TokenizerError(f"vocab.json and merges.txt do not fit each other ({error})") from None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    marks = [name for name in ("<s>", "<pad>", "</s>", "<unk>") if name in numbers]
-    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in marks])
+    marks = [name for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if name in numbers]
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True, lstrip=name == "<mask>") for name in marks]
+    )
     return str(tokenizer.to_str())

@@ -20,7 +20,7 @@ from typing import Any
 import sentencepiece
 
 from pellucid.config import TokenizerConfig
-from pellucid.data.foreign_tokenizers import JsonTokenizer, Specials, TableTokenizer
+from pellucid.data.foreign_tokenizers import Atom, JsonTokenizer, Specials, TableTokenizer
 from pellucid.data.text import TextRules, markers
 from pellucid.data.tokenizer_kinds import (
     BOS,
@@ -33,6 +33,7 @@ from pellucid.data.tokenizer_kinds import (
     SymbolTokenizer,
     Tokenizer,
 )
+from pellucid.data.word_tokenizer import WordTokenizer
 from pellucid.errors import TokenizerError
 from pellucid.files import atomic_file, write_json, write_text
 
@@ -257,13 +258,21 @@ def _entry(folder: Path, side: str, tokenizer: Tokenizer) -> dict[str, Any]:
         entry["file"] = f"{side}.model"
         with atomic_file(folder / entry["file"]) as temporary:
             temporary.write_bytes(tokenizer.model)
-    elif isinstance(tokenizer, tuple(LIST_KINDS.values())):
+    elif isinstance(tokenizer, (CharacterTokenizer, LetterTokenizer, SymbolTokenizer)):
         entry["vocabulary"] = list(tokenizer.vocabulary)
     elif isinstance(tokenizer, TableTokenizer):
         entry |= {"file": f"{side}.model", "specials": asdict(tokenizer.specials)}
         entry |= {"codes": tokenizer.codes, "vocabulary": list(tokenizer.table)}
+        if tokenizer.atoms:
+            entry["atoms"] = [asdict(atom) for atom in tokenizer.atoms]
         with atomic_file(folder / entry["file"]) as temporary:
             temporary.write_bytes(tokenizer.model)
+    elif isinstance(tokenizer, WordTokenizer):
+        entry |= {"vocabulary": list(tokenizer.table), "specials": asdict(tokenizer.specials)}
+        entry |= {"level": tokenizer.level, "separator": tokenizer.separator, "restricted": tokenizer.restricted}
+        if tokenizer.codes is not None:
+            entry["file"] = f"{side}.codes"
+            write_text(folder / entry["file"], tokenizer.codes)
     elif isinstance(tokenizer, JsonTokenizer):
         entry |= {"file": f"{side}.tokenizer.json", "specials": asdict(tokenizer.specials)}
         write_text(folder / entry["file"], tokenizer.content)
@@ -285,7 +294,17 @@ def _load(folder: Path, entry: Any) -> Tokenizer:
         elif kind == "sentencepiece-table":
             path = folder / Path(entry["file"]).name
             table, specials = [str(part) for part in entry["vocabulary"]], Specials.from_json(entry["specials"])
-            tokenizer = TableTokenizer(path.read_bytes(), table, specials, entry["vocab_size"], codes=entry["codes"])
+            atoms = [Atom(**atom) for atom in entry.get("atoms", [])]
+            tokenizer = TableTokenizer(
+                path.read_bytes(), table, specials, entry["vocab_size"], codes=entry["codes"], atoms=atoms
+            )
+        elif kind == "words":
+            path = folder / Path(entry["file"]).name if "file" in entry else path
+            codes = path.read_text(encoding="utf-8") if "file" in entry else None
+            table, specials = [str(part) for part in entry["vocabulary"]], Specials.from_json(entry["specials"])
+            tokenizer = WordTokenizer(
+                table, specials, entry["level"], codes, entry["separator"], restricted=entry["restricted"]
+            )
         elif kind == "tokenizer-json":
             path = folder / Path(entry["file"]).name
             content, specials = path.read_text(encoding="utf-8"), Specials.from_json(entry["specials"])
@@ -296,7 +315,7 @@ def _load(folder: Path, entry: Any) -> Tokenizer:
         raise TokenizerError("the file is missing or cannot be read", path=path) from None
     except TokenizerError as error:
         raise error if error.path else TokenizerError(str(error), path=path) from None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise TokenizerError(f"the entry for a tokenizer of kind {kind} is incomplete", path=path) from None
     if tokenizer.fingerprint != entry.get("sha256"):
         raise TokenizerError("the content is not what was saved (SHA-256 differs): get the folder again", path=path)

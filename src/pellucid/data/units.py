@@ -69,6 +69,14 @@ class Segments:
             found.append(found[-1] if with_previous else (found[-1] + 1 if found else 0))
         return found
 
+    def first_tokens(self) -> list[int]:
+        """For each unit the number of the first token that covers it; -1 where none does."""
+        found = [-1] * len(self.units)
+        for token in reversed(range(len(self.covers))):
+            for unit in self.covers[token]:
+                found[unit] = token
+        return found
+
     def token_groups(self) -> list[int]:
         """For each token the number of its group; -1 where it covers no unit."""
         groups = self.groups()

@@ -114,14 +114,16 @@ def _inverted(p: Floats, uniform: Floats) -> Ints:
     places = (reached <= (uniform * reached[:, -1])[:, None]).sum(1)
     # Rounding may leave the last sum at or below what is wanted: then the last place that has anything.
     last = p.shape[1] - 1 - np.argmax(p[:, ::-1] > 0, axis=1)
-    return np.minimum(places, last)
+    inverted: Ints = np.minimum(places, last)
+    return inverted
 
 
 def _smallest(keys: NDArray[Any], count: int) -> Ints:
     """[N, count] places of the smallest keys of each row, smallest first, equal ones by place."""
     N, V = keys.shape
     if count == V:
-        return np.argsort(keys, axis=1, kind="stable")
+        whole: Ints = np.argsort(keys, axis=1, kind="stable")
+        return whole
     # argpartition leaves open which of equal ones it takes; all of those at the threshold are sorted by place.
     highest = np.partition(keys, count - 1, axis=1)[:, count - 1]
     order = np.empty((N, count), np.int64)

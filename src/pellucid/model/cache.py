@@ -122,6 +122,11 @@ class KVCache:
         torch.index_select(held[:, :, : self.length].detach(), 0, rows, out=taken[:, :, : self.length])
         return taken
 
+    def self_shape(self) -> list[int]:
+        """Of one layer's keys for self-attention, as reserved: rows, heads, positions, size; empty before a step."""
+        pair = self._self[0]
+        return [] if pair is None else list(pair[0].shape)
+
     def used_bytes(self) -> CacheBytes:
         """Bytes that hold keys and values: for self-attention 2 · layers · G · D · length · R · bytes per element."""
         used = sum(_nbytes(tensor[:, :, : self.length]) for pair in self._self if pair for tensor in pair)

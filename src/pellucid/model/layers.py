@@ -157,16 +157,20 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, cross-attention to the source, then feed-forward."""
+    """Causal self-attention, cross-attention to the source (where there is one), then feed-forward."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, *, has_source: bool = True) -> None:
         super().__init__()
         self.layer = layer
+        self.has_source = has_source
+        # In this order, because a seed's random numbers go to the parts in theirs.
         self.attention = _attention(config, "decoder", layer)
-        self.cross_attention = _attention(config, "cross", layer)
+        if has_source:
+            self.cross_attention = _attention(config, "cross", layer)
         self.feed_forward = FeedForward(config)
         self.attention_sublayer = Sublayer(config)
-        self.cross_attention_sublayer = Sublayer(config)
+        if has_source:
+            self.cross_attention_sublayer = Sublayer(config)
         self.feed_forward_sublayer = Sublayer(config)
 
     def forward(
@@ -185,7 +189,7 @@ class DecoderLayer(nn.Module):
         Args:
             x: the new positions.
             mask: causal mask over past and new positions; ``None`` where all of them may be seen (one new position).
-            cross: this layer's keys and values of the source, one set per sentence.
+            cross: this layer's keys and values of the source, one set per sentence; not looked at without a source.
             cross_mask: False on source padding.
             positions: the scheme, for rotation.
             bias: what it adds to the scores of self-attention, over past and new positions.
@@ -211,6 +215,7 @@ class DecoderLayer(nn.Module):
             return attended.view(y.shape)
 
         x = self.attention_sublayer(x, attend)
-        x = self.cross_attention_sublayer(x, attend_source)
+        if self.has_source:
+            x = self.cross_attention_sublayer(x, attend_source)
         output: Tensor = self.feed_forward_sublayer(x, self.feed_forward)
         return output

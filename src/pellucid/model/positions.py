@@ -161,20 +161,20 @@ class LearnedPositions(NoPositions):
 
 
 class RotaryPositions(NoPositions):
-    """Rotary embedding (Su et al. 2021, eq. 34): the pair (x_i, x_{i+D/2}) turns by pos · 10000^(−2i/D)."""
+    """Rotary embedding (Su et al. 2021, eq. 34): the pair (x_i, x_{i+D/2}) turns by pos · base^(−2i/D)."""
 
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, head_size: int, initial_length: int = 256) -> None:
+    def __init__(self, head_size: int, base: float = 10000.0, initial_length: int = 256) -> None:
         super().__init__()
-        self.head_size = head_size
+        self.head_size, self.base = head_size, base
         cosine, sine = self._tables(initial_length)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
-        frequency = 10000.0 ** (-torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size)
+        frequency = self.base ** (-torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size)
         angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
         return angle.cos().float(), angle.sin().float()
 
@@ -240,7 +240,7 @@ def make_positions(config: ModelConfig, *, two_sided: bool = True) -> NoPosition
         case "learned":
             return LearnedPositions(config.max_positions, config.hidden_size)
         case "rotary":
-            return RotaryPositions(config.head_size)
+            return RotaryPositions(config.head_size, config.rotary_base)
         case "relative":
             return RelativePositions(
                 config.num_heads, config.relative_buckets, config.relative_max_distance, two_sided=two_sided

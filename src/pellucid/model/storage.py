@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pellucid.config import ModelConfig
 from pellucid.errors import ModelFolderError
 from pellucid.files import write_json
+from pellucid.model.alone import DecoderOnly
+from pellucid.model.skeleton import place, skeleton
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.settings import explain
 
@@ -28,6 +30,7 @@ __all__ = [
     "FORMAT_VERSION",
     "WEIGHTS_FILE",
     "is_model_folder",
+    "load_any_model",
     "load_model",
     "save_model",
     "save_tensors",
@@ -36,11 +39,23 @@ __all__ = [
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT_VERSION = 1
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_model(
     folder: Path,
-    model: EncoderDecoder,
+    model: EncoderDecoder | DecoderOnly,
     weights: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
@@ -62,19 +77,35 @@ def save_model(
             "model": model.config.model_dump(mode="json"),
             "source_vocab_size": model.source_vocab_size,
             "target_vocab_size": model.target_vocab_size,
+            **({"stacks": "decoder"} if isinstance(model, DecoderOnly) else {}),
             **(extra or {}),
         },
     )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, one after the other: none but the one being written is copied.
+
+    Each begins at a multiple of 8 bytes, the first of 64: wide numbers come first, as in the library's own files.
 
     Raises:
         OSError: the disk is full, no permission, ... (The library's ``save_file`` hides these in an error of its own,
-            and leaves a file that nobody else may read.)
+            and leaves a file that nobody else may read; its ``save`` holds the whole file in memory.)
     """
-    path.write_bytes(save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}))
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-(8 + len(head)) % 64)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -89,8 +120,19 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Encode
         The model in evaluation mode, and the whole of ``config.json``.
 
     Raises:
-        ModelFolderError: not a model folder, a file missing or cut short, tensors missing, left over or misshapen.
+        ModelFolderError: not a model folder, or that of a decoder alone; a file missing or cut short, tensors missing,
+            left over or misshapen.
     """
+    model, document = load_any_model(folder, device)
+    if isinstance(model, DecoderOnly):
+        raise ModelFolderError(f"{folder}: a decoder alone, where an encoder and a decoder are needed")
+    return model, document
+
+
+def load_any_model(
+    folder: Path, device: str | torch.device = "cpu"
+) -> tuple[EncoderDecoder | DecoderOnly, dict[str, Any]]:
+    """Read a model of either kind; otherwise as :func:`load_model`."""
     document = _read_document(folder)
     model = _skeleton(folder, document)
     path = folder / WEIGHTS_FILE
@@ -103,9 +145,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Encode
             f"{path}: not readable as safetensors ({error}); the file is damaged or cut short: copy it again"
         ) from None
     _check_tensors(path, dict(model.named_parameters()), tensors)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
+    place(model, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})  # mapped, not read, where it is
     return model.to(device).eval(), document
 
 
@@ -129,7 +169,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder:
+def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder | DecoderOnly:
     try:
         config = ModelConfig.model_validate(document["model"])
         sizes = [document[name] for name in ("source_vocab_size", "target_vocab_size")]
@@ -139,13 +179,14 @@ def _skeleton(folder: Path, document: dict[str, Any]) -> EncoderDecoder:
         raise ModelFolderError(f"{folder / CONFIG_FILE}: the entry {error} is missing") from None
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ModelFolderError(f"{folder / CONFIG_FILE}: vocabulary sizes must be positive whole numbers, not {sizes}")
+    if document.get("stacks") == "decoder":
+        return skeleton(lambda: DecoderOnly(config, sizes[1]))
     if config.one_vocabulary and len(set(sizes)) > 1:
         raise ModelFolderError(
             f"{folder / CONFIG_FILE}: tied_embeddings: {config.tied_embeddings} means one vocabulary, "
             f"not two of {sizes[0]} and {sizes[1]}"
         )
-    with torch.random.fork_rng(devices=[]):  # loading a model must not move the caller's random numbers
-        return EncoderDecoder(config, *sizes)
+    return skeleton(lambda: EncoderDecoder(config, *sizes))
 
 
 def _check_tensors(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -36,9 +36,13 @@ class Embedder(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], start: int = 0, observer: Observer | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        start: int = 0,
+        observer: Observer | None = None,
+        more: Float[Tensor, "B T M"] | None = None,
     ) -> Float[Tensor, "B T M"]:
-        """Embed tokens that stand at positions ``start`` and after.
+        """Embed tokens that stand at positions ``start`` and after; ``more`` is added to the sum, before the norm.
 
         Raises:
             LengthError: they go past a learned table; raised before anything is computed.
@@ -46,6 +50,8 @@ class Embedder(nn.Module):
         self.positions.check(start + tokens.shape[1])
         embedded = self.embedding(tokens)
         summed = self.positions.add(embedded * self.scale, start)
+        if more is not None:
+            summed = summed + more
         dropped: Tensor = self.dropout(self.norm(summed))
         if observer is not None:
             vectors = self.positions.vectors(tokens.shape[1], start)
@@ -74,10 +80,17 @@ class Encoder(nn.Module):
         self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
 
     def forward(
-        self, source: Int[Tensor, "B S"], source_mask: Bool[Tensor, "B S"], observer: Observer | None = None
+        self,
+        source: Int[Tensor, "B S"],
+        source_mask: Bool[Tensor, "B S"],
+        observer: Observer | None = None,
+        more: Float[Tensor, "B S M"] | None = None,
     ) -> Float[Tensor, "B S M"]:
-        """States of the source; what stands at padding is meaningless and attended by nobody."""
-        x = self.embedder(source, 0, observer)
+        """States of the source; what stands at padding is meaningless and attended by nobody.
+
+        ``more`` is added to embeddings and positions (BERT's token types).
+        """
+        x = self.embedder(source, 0, observer, more)
         mask = source_mask[:, None, None, :]
         positions = self.embedder.positions
         bias = positions.bias(source.shape[1])
@@ -88,18 +101,20 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Writes the target: causal self-attention, and cross-attention to the encoder's states.
+    """Writes the target: causal self-attention, and cross-attention to the encoder's states, where there is an encoder.
 
     Attributes:
-        causal: whether a position sees only itself and what stands before it. False is for showing what the mask is for;
-            steps through a cache are not affected, there is nothing behind them.
+        causal: whether a position sees only itself and what stands before it. False is for showing what the mask is
+            for; steps through a cache are not affected, there is nothing behind them.
     """
 
-    def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
+    def __init__(self, config: ModelConfig, embedding: nn.Embedding, *, has_source: bool = True) -> None:
         super().__init__()
         self.causal = True
         self.embedder = Embedder(config, embedding, two_sided=False)
-        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.decoder_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, layer, has_source=has_source) for layer in range(config.decoder_layers)
+        )
         self.norm = make_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self.divisor = math.sqrt(config.hidden_size) if config.scale_output else 1.0
 

@@ -23,6 +23,7 @@ from pellucid.interop.huggingface.marian import MARIAN
 from pellucid.interop.huggingface.pegasus import PEGASUS
 from pellucid.interop.huggingface.t5 import T5
 from pellucid.interop.huggingface.table import Row, fill
+from pellucid.model.skeleton import skeleton
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.settings import explain
 
@@ -41,7 +42,13 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if kind in family.model_types:
             return family
+    if kind == "bert":
+        raise ModelFolderError(
+            f"{folder / CONFIG_FILE}: BERT is an encoder alone and generates nothing; "
+            "pellucid.interop.huggingface.bert.load_encoder reads it in Python"
+        )
     supported = "; ".join(f"{', '.join(family.model_types)} ({family.title})" for family in FAMILIES)
+    supported += "; gpt2 (GPT-2); llama (Llama)"
     raise ModelFolderError(f"{folder / CONFIG_FILE}: models of type {kind!r} are not supported; supported: {supported}")
 
 
@@ -61,13 +68,13 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Encode
     """
     document = read_json(folder / CONFIG_FILE)
     family = family_of(folder, document)
-    tensors, file = read_tensors(folder)
+    found, file = read_tensors(folder)
+    tensors = _headed(family, found)
     config = _config(folder, family, document, tensors)
     sizes = _vocabulary_sizes(folder, document)
     if config.one_vocabulary and sizes[0] != sizes[1]:
         raise ModelFolderError(f"{folder / CONFIG_FILE}: one matrix for two vocabularies of {sizes[0]} and {sizes[1]}")
-    with torch.random.fork_rng(devices=[]):  # loading a model must not move the caller's random numbers
-        model = EncoderDecoder(config, *sizes)
+    model = skeleton(lambda: EncoderDecoder(config, *sizes))
     fill(model, rows_of(family, config), tensors, family.ignored, str(folder / file))
     return model.to(device).eval(), document
 
@@ -90,5 +97,15 @@ def _config(folder: Path, family: Family, document: Mapping[str, Any], tensors: 
         raise ModelFolderError(f"{path}: {error}") from None
     except ValidationError as error:
         raise ModelFolderError(f"{path}: {explain(error, ModelConfig)}") from None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ModelFolderError(f"{path}: not a config of this family ({error})") from None
+
+
+def _headed(family: Family, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors by the names in a model with an output matrix; files of a bare one (BartModel) leave a word out."""
+    base, _, rest = family.embeddings.shared.partition(".")
+    is_bare = any(
+        name in tensors for name in (rest, *(f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")))
+    )
+    if base != "model" or not is_bare or any(name.startswith("model.") for name in tensors):
+        return tensors
+    heads = ("lm_head.", "final_logits_bias")
+    return {name if name.startswith(heads) else f"model.{name}": tensor for name, tensor in tensors.items()}

@@ -5,6 +5,7 @@ Knows nothing of the translator. transformers is not needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Checkpoint:
         decoding: its generation settings as ours.
         unmapped: generation settings that have no counterpart here, as ``name = value``.
         document: its config.json.
+        awaits: a language that could be named, where the model writes many and none has been; it cannot generate then.
     """
 
     model: EncoderDecoder
@@ -45,6 +47,7 @@ class Checkpoint:
     decoding: DecodingConfig
     unmapped: list[str]
     document: dict[str, Any]
+    awaits: str | None = None
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -61,13 +64,14 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu", languages:
 
     Raises:
         ModelFolderError: unsupported, incomplete or damaged, or its parts do not fit each other.
-        ConfigError: a language that the model does not know, or none where it must be said.
+        ConfigError: a language that the model does not know.
         MissingExtraError: it needs a library that is not installed.
     """
     document, generation = read_json(folder / CONFIG_FILE), read_json(folder / _GENERATION_FILE)
     model, _ = load_model(folder, device)
     sizes = model.source_vocab_size, model.target_vocab_size
-    source, target, first = load_tokenizers(folder, document, generation, sizes, languages or Languages())
+    tokenizers = load_tokenizers(folder, document, generation, sizes, languages or Languages())
+    source, target, first = tokenizers.source, tokenizers.target, tokenizers.first
 
     def piece(number: int) -> str:
         return target.pieces([number])[0]
@@ -84,4 +88,12 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu", languages:
     except ValidationError as error:
         place = folder / _GENERATION_FILE
         raise ModelFolderError(f"{place}: as settings of pellucid: {explain(error, DecodingConfig)}") from None
-    return Checkpoint(model, source, target, decoding, settings.unmapped, document)
+    unmapped = [*settings.unmapped, *_other_ends(document, generation)]
+    return Checkpoint(model, source, target, decoding, unmapped, document, tokenizers.awaits)
+
+
+def _other_ends(document: Mapping[str, Any], generation: Mapping[str, Any]) -> list[str]:
+    """Where several tokens end a text there: one does here."""
+    ends = document.get("eos_token_id") if generation.get("eos_token_id") is None else generation["eos_token_id"]
+    several = isinstance(ends, list) and len(ends) > 1
+    return [f"eos_token_id = {ends} (only the first ends a text here)"] if several else []

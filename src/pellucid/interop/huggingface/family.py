@@ -1,6 +1,6 @@
 """What a family of checkpoints has to say about itself, and what the families that came from fairseq share.
 
-Knows names and settings; opens no file. A family's file gives a :class:`Family`; the list of all is in checkpoint.py.
+Knows names and settings; opens no file. A family's file gives a :class:`Family`; the list of all is in architecture.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from pellucid.config import ModelConfig
 from pellucid.errors import ModelFolderError
 from pellucid.interop.huggingface.table import EmbeddingNames, Row
 
-__all__ = ["ACTIVATIONS", "FAIRSEQ_EMBEDDINGS", "Family", "activation", "fairseq_rows", "fairseq_settings"]
+__all__ = [
+    "ACTIVATIONS",
+    "FAIRSEQ_EMBEDDINGS",
+    "Family",
+    "activation",
+    "fairseq_rows",
+    "fairseq_settings",
+    "whole_number",
+]
 
 # Names of transformers' functions and of ours.
 ACTIVATIONS = {
@@ -57,13 +65,26 @@ FAIRSEQ_EMBEDDINGS = EmbeddingNames(
 )
 
 
-def activation(name: str, gated: bool = False) -> str:
+def whole_number(config: Mapping[str, Any], name: str, default: int) -> int:
+    """A setting to count with.
+
+    Raises:
+        ModelFolderError: it is something else.
+    """
+    value = config.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ModelFolderError(f"{name} must be a whole number, not {value!r}")
+    return value
+
+
+def activation(name: Any, gated: bool = False) -> str:
     """Our name of an activation function.
 
     Raises:
         ModelFolderError: there is none.
     """
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelFolderError(f"the activation function {name} is not supported; supported: {', '.join(ACTIVATIONS)}")
     plain = ACTIVATIONS[name]
     return {"relu": "reglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "silu": "swiglu"}[plain] if gated else plain
@@ -80,7 +101,7 @@ def fairseq_settings(config: Mapping[str, Any], defaults: Mapping[str, Any], **s
     c = {"dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0, **defaults, **config}
     for what in ("attention_heads", "ffn_dim"):
         sides = c[f"encoder_{what}"], c[f"decoder_{what}"]
-        if len(set(sides)) > 1:
+        if sides[0] != sides[1]:
             raise ModelFolderError(
                 f"encoder_{what} ({sides[0]}) and decoder_{what} ({sides[1]}) differ: that is not supported"
             )

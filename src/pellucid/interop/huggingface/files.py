@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pellucid.errors import ModelFolderError
 
-__all__ = ["CONFIG_FILE", "read_json", "read_tensors"]
+__all__ = ["CONFIG_FILE", "missing_weights", "read_json", "read_tensors"]
 
 CONFIG_FILE = "config.json"
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -45,6 +45,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
     """Every tensor of a checkpoint by name, and the name of the file (or index of files) it came from.
 
+    Files are mapped, not read: a tensor costs memory when it is used. (Only pickles of PyTorch before 1.6 are read.)
+
     Raises:
         ModelFolderError: no weights, a shard is missing, a file is damaged or holds more than tensors.
     """
@@ -61,11 +63,23 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
     )
 
 
+def missing_weights(folder: Path) -> list[str]:
+    """Files of weights that a checkpoint folder lacks; of the first kind that is there at all.
+
+    Raises:
+        ModelFolderError: an index of files is damaged.
+    """
+    for name in (_SAFE, _PICKLED):
+        if (folder / name).is_file():
+            return []
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return [file for file in _shards(index) if not (folder / file).is_file()]
+    return [_SAFE]
+
+
 def _read_shards(index: Path, read: Any) -> dict[str, Tensor]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise ModelFolderError(f"{index}: it has no weight_map; the file is damaged: get the folder again")
-    files = sorted({Path(str(name)).name for name in places.values()})
+    files = _shards(index)
     if missing := [name for name in files if not (index.parent / name).is_file()]:
         raise ModelFolderError(
             f"{index.parent}: {', '.join(missing)} missing of {len(files)} files of weights; "
@@ -75,6 +89,13 @@ def _read_shards(index: Path, read: Any) -> dict[str, Tensor]:
     for name in files:
         tensors |= read(index.parent / name)
     return tensors
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise ModelFolderError(f"{index}: it has no weight_map; the file is damaged: get the folder again")
+    return sorted({Path(str(name)).name for name in places.values()})
 
 
 def _read_safe(path: Path) -> dict[str, Tensor]:
@@ -90,7 +111,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that it will refuse
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(path)
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
         raise ModelFolderError(
             f"{path}: it holds more than tensors, which could only be read by running code from it; "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GenerationSettings", "decoding_settings"]
+__all__ = ["GenerationSettings", "decoding_settings", "effective"]
 
 # Names that say nothing about which text comes out, or are read elsewhere, or only by what this maps already.
 _SILENT = {
@@ -38,7 +38,7 @@ _LEGACY = (  # generation settings that config.json of older checkpoints holds
     *("num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "min_length"),
     *("no_repeat_ngram_size", "repetition_penalty", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids"),
     *("suppress_tokens", "begin_suppress_tokens", "do_sample", *_SAMPLING, "num_beam_groups", "diversity_penalty"),
-    "renormalize_logits",
+    *("renormalize_logits", "max_new_tokens", "min_new_tokens", "exponential_decay_length_penalty"),
     *_IDLE,
 )
 
@@ -54,6 +54,11 @@ class GenerationSettings:
 
     decoding: dict[str, Any]
     unmapped: list[str]
+
+
+def effective(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings where they hold: those of config.json only without a generation_config.json."""
+    return dict(generation) or {name: config[name] for name in _LEGACY if name in config}
 
 
 def decoding_settings(
@@ -72,7 +77,7 @@ def decoding_settings(
         phrase: a text that the tokenizer splits into these numbers; None where there is none.
         eos_id: of ``</s>``.
     """
-    found = dict(generation) or {name: config[name] for name in _LEGACY if name in config}
+    found = effective(config, generation)
     given = {name: value for name, value in found.items() if value is not None and name not in _SILENT}
     mapped = _Mapping(given, piece, phrase, eos_id)
     if given.pop("do_sample", False):

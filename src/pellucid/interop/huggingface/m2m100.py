@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pellucid.interop.huggingface.family import FAIRSEQ_EMBEDDINGS, Family, fairseq_rows, fairseq_settings
+from pellucid.interop.huggingface.family import FAIRSEQ_EMBEDDINGS, Family, fairseq_rows, fairseq_settings, whole_number
 
 __all__ = ["M2M100"]
 
@@ -31,7 +31,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         norm_placement="pre",
         positions="sinusoidal",
         sinusoidal_layout="fairseq",
-        first_position=config.get("pad_token_id", 1) + 1,
+        first_position=whole_number(config, "pad_token_id", 1) + 1,
     )
 
 

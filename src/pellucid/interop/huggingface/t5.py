@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid.config import ModelConfig
+from pellucid.errors import ModelFolderError
 from pellucid.interop.huggingface.family import Family, activation
 from pellucid.interop.huggingface.table import EmbeddingNames, Row
 
@@ -29,6 +30,8 @@ _MT5_DEFAULTS = {"d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_pr
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     is_mt5 = config.get("model_type") == "mt5"
     c = {**_DEFAULTS, **(_MT5_DEFAULTS if is_mt5 else {}), **config}
+    if not isinstance(c["feed_forward_proj"], str):
+        raise ModelFolderError(f"feed_forward_proj must be text, not {c['feed_forward_proj']!r}")
     function, gated = c["feed_forward_proj"].removeprefix("gated-"), c["feed_forward_proj"].startswith("gated-")
     if c["feed_forward_proj"] == "gated-gelu":
         function = "gelu_new"  # what the checkpoints of that name were trained with

@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.errors import ModelFolderError
+from pellucid.model.skeleton import place
 
 __all__ = ["POSITION_ROWS", "ROW_VECTOR", "SAME", "EmbeddingNames", "Row", "Transform", "export_weights", "fill"]
 
+_SHOWN = 20
+"""Problems that a message names before it only counts."""
 Tying = Literal["three", "two", "inputs", "none"]
 
 
@@ -106,21 +109,29 @@ def _equal(first: Tensor | None, second: Tensor | None) -> bool:
 
 @torch.no_grad()
 def fill(
-    model: nn.Module, rows: Sequence[Row], tensors: Mapping[str, Tensor], ignored: Iterable[str] = (), where: str = ""
+    model: nn.Module,
+    rows: Sequence[Row],
+    tensors: Mapping[str, Tensor],
+    ignored: Iterable[str] = (),
+    where: str = "",
+    settings: str = "config.json",
 ) -> None:
-    """Copy the tensors of a file into the parameters of a model.
+    """Make the tensors of a file the parameters of a model, in float32; what is float32 already is not copied.
 
     Args:
-        model: every parameter of it is in one row.
+        model: every parameter of it is in one row; it may be without numbers (``model/skeleton.py``).
         rows: the table.
         tensors: by name there.
         ignored: regular expressions for names that a file may hold without a meaning (tables made by a formula).
         where: the file, for the message.
+        settings: what said of which shapes they should be, likewise.
 
     Raises:
-        ModelFolderError: tensors are missing, left over, misshapen, or differ where they should be one; all are listed.
+        ModelFolderError: tensors are missing, left over, misshapen, or differ where they should be one; the first are
+            listed, all are counted.
     """
     parameters = dict(model.named_parameters())
+    values: dict[str, Tensor] = {}
     assert {row.here for row in rows} == set(parameters), {row.here for row in rows} ^ set(parameters)
     problems: list[str] = []
     for row in rows:
@@ -128,7 +139,7 @@ def fill(
         parameter = parameters[row.here]
         if not names:
             if row.optional:
-                parameter.zero_()
+                values[row.here] = torch.zeros(parameter.shape)
             else:
                 problems.append(f"{row.there[0]} is missing")
             continue
@@ -145,7 +156,7 @@ def fill(
             if not torch.equal(tensors[name], tensors[fitting[0]])
         ]
         if fitting:
-            parameter.copy_(row.transform.here(tensors[fitting[0]]))
+            values[row.here] = row.transform.here(tensors[fitting[0]]).to(torch.float32).contiguous()
     known = {name for row in rows for name in row.there}
     patterns = [re.compile(pattern) for pattern in ignored]
     problems += [
@@ -154,7 +165,10 @@ def fill(
         if name not in known and not any(pattern.fullmatch(name) for pattern in patterns)
     ]
     if problems:
-        raise ModelFolderError(f"{where}: weights do not fit config.json: {'; '.join(problems)}")
+        more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
+        listed = "; ".join([*problems[:_SHOWN], *more])
+        raise ModelFolderError(f"{where}: weights do not fit {settings}: {listed}")
+    place(model, values)
 
 
 def export_weights(model: nn.Module, rows: Sequence[Row]) -> dict[str, Tensor]:

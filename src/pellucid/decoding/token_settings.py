@@ -83,7 +83,7 @@ class TokenSettings:
         limit: int,
         prefix_text: str | None = None,
     ) -> list[float]:
-        """Log p of a target's tokens as search counts them: repeated ones cost more, forced ones may be free.
+        """Log p of a target's tokens as search counts them: repeated ones cost more, forced ones never, or are free.
 
         Args:
             ids, logprobs: of the target's tokens.
@@ -92,12 +92,13 @@ class TokenSettings:
             prefix_text: what it was forced to begin with; default: the setting ``prefix``.
         """
         has_free = config.forced_score == "free"
-        prefix = self.prefix(config, prefix_text) if has_free else ()
+        prefix = self.prefix(config, prefix_text)
         counted, seen = [], {self._tokenizer.bos_id}
         for place, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
-            is_free = place < len(prefix) and token == prefix[place]
-            is_free |= has_free and config.force_end and place == limit - 1 and token == self._tokenizer.eos_id
-            counted.append(0.0 if is_free else logprob * (config.repetition_penalty if token in seen else 1.0))
+            forced = place < len(prefix) and token == prefix[place]
+            forced |= config.force_end and place == limit - 1 and token == self._tokenizer.eos_id
+            repeated = token in seen and not forced
+            counted.append(0.0 if forced and has_free else logprob * (config.repetition_penalty if repeated else 1.0))
             seen.add(token)
         return counted
 

@@ -1,0 +1,70 @@
+"""``pellucid trace``: everything that a model does with one text, as a document or as a page in one file.
+
+Knows nothing of what is in a trace.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pellucid.commands import options
+from pellucid.commands.terminal import open_output
+
+__all__ = ["trace"]
+
+NO_MODEL = (
+    "there is no model in this installation of pellucid yet: give a trained one with --model FOLDER "
+    "(pellucid demo trains one in some minutes)"
+)
+
+
+@options.decoding_options("beam_size", "n_best", "length_penalty", "length_alpha", "max_length")
+def trace(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The source text.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="FOLDER",
+            help="A run folder (its best/ is used), or a model folder.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the JSON into a file.", show_default=False),
+    ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option("--html", metavar="FILE", help="Write the page with the trace inside.", show_default=False),
+    ] = None,
+    *,
+    decoding: dict[str, Any],
+    device: options.Device = None,
+    threads: options.Threads = None,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
+) -> None:
+    """Write down everything that a model does with one text.
+
+    Attention of every layer and head, generation step by step, the KV cache, the search: one JSON document, described
+    in docs/trace.md, to stdout or into a file; or, with --html, the page of `pellucid explore` with the document
+    inside, one file that needs neither network nor server.
+    """
+    from pellucid.commands.reading import open_model
+    from pellucid.errors import ModelFolderError
+
+    if model is None:
+        raise ModelFolderError(NO_MODEL)
+    languages = options.given(source_language=source_language, target_language=target_language)
+    translator = open_model(model, device, threads, **languages)
+    found = translator.trace(text, **decoding)
+    if html is not None:
+        with open_output(html) as file:
+            file.write(found.to_html())
+    if output is not None or html is None:
+        with open_output(output) as file:
+            file.write(found.to_json() + "\n")

@@ -1,0 +1,1 @@
+"""The explorer: one page that shows a real model generating, and what serves it."""

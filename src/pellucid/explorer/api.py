@@ -1,0 +1,258 @@
+"""What the explorer's server answers, without a server: requests as values in, documents out, every error a sentence.
+
+Knows traces; knows nothing of HTTP but the numbers of its statuses. May be called from many threads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pellucid import __version__
+from pellucid.errors import LengthError, PellucidError
+from pellucid.tracing.json_form import encode_live, find
+from pellucid.tracing.request import MAX_BEAM, MAX_PADDING, MAX_TOP_K, TraceRequest
+from pellucid.tracing.trace import Trace
+
+__all__ = ["MAX_BODY", "MAX_CHARS", "MAX_SOURCE_TOKENS", "Api", "ApiError", "Live", "Tracing"]
+
+MAX_BODY = 64 << 10
+MAX_CHARS = 2000
+MAX_SOURCE_TOKENS = 256
+KEPT_TRACES = 16
+EXAMPLES_FILE = "examples.json"
+
+
+@runtime_checkable
+class Live(Protocol):
+    """A trace that is computed as far as someone asks: a :class:`~pellucid.tracer.tracer.LiveTrace`."""
+
+    trace: Trace
+
+    def fill(self, path: str) -> None:
+        """Compute what is missing on the way to a part."""
+        ...
+
+    def complete(self) -> Trace:
+        """The trace with everything in it."""
+        ...
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """What makes traces of one model: a :class:`~pellucid.tracer.tracer.Tracer`."""
+
+    translator: Any
+    name: Any
+    checkpoint_sha: Any
+    sizes: Any
+
+    def start(self, request: Mapping[str, Any], source: Literal["live", "recorded"] = "live") -> Live:
+        """A trace of which the first writing is there."""
+        ...
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: of HTTP.
+        code: for the page.
+        message: one sentence with the way out.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+    def body(self) -> dict[str, Any]:
+        """As a value for JSON."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+
+class Api:
+    """The answers for one model, or for none.
+
+    Args:
+        tracer: of the model; None where none could be loaded.
+        reason: then, why not.
+        recorded: folder with traces that came with pellucid.
+    """
+
+    def __init__(self, tracer: Tracing | None, reason: str = "", recorded: Path | None = None) -> None:
+        self._tracer, self._reason, self._recorded = tracer, reason, recorded
+        self._traces: OrderedDict[str, Live] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def model(self) -> dict[str, Any]:
+        """What the page has to know before anything is traced."""
+        tracer = self._tracer
+        error = None if tracer is not None else {"code": "no_model", "message": self._reason}
+        return {
+            "model": None if tracer is None else _describe(tracer),
+            "error": error,
+            "limits": {
+                "text_chars": MAX_CHARS,
+                "source_tokens": MAX_SOURCE_TOKENS,
+                "beam_size": MAX_BEAM,
+                "top_k": MAX_TOP_K,
+                "padding": MAX_PADDING,
+            },
+            "examples": [] if tracer is None else _examples(tracer.translator.folder),
+            "recorded": [{"name": path.stem, "url": f"/recorded/{path.name}"} for path in self._recorded_files()],
+        }
+
+    def start(self, body: bytes) -> dict[str, Any]:
+        """Trace what the body of a request asks for."""
+        request = _read(body)
+        tracer = self._present()
+        _check_text(tracer, request.text)
+        try:
+            live = tracer.start(request.model_dump(), "live")
+        except LengthError as error:
+            raise ApiError(422, "too_long", str(error)) from None
+        except PellucidError as error:
+            raise ApiError(422, "input", str(error)) from None
+        with self._lock:
+            # The same question again is the same document: a reference that was given out stays true.
+            live = self._traces.setdefault(live.trace.id, live)
+            self._traces.move_to_end(live.trace.id)
+            while len(self._traces) > KEPT_TRACES:
+                self._traces.popitem(last=False)
+        return _document(live)
+
+    def trace(self, identity: str) -> dict[str, Any]:
+        """A trace that was made before."""
+        return _document(self._kept(identity))
+
+    def part(self, identity: str, path: str) -> Any:
+        """What a reference stands for."""
+        live = self._kept(identity)
+        live.fill(path)
+        try:
+            value = find(live.trace, path)
+        except KeyError:
+            raise ApiError(404, "not_found", f"this trace has no part {path}: follow the references it gives") from None
+        # What was asked for comes whole; what is below it may be referred to again.
+        return value.encode() if hasattr(value, "encode") and hasattr(value, "axes") else encode_live(value, path)
+
+    def saved(self, identity: str) -> Trace:
+        """A trace with everything in it."""
+        return self._kept(identity).complete()
+
+    def recorded(self, name: str) -> str:
+        """The text of a trace that came with pellucid."""
+        for path in self._recorded_files():
+            if path.name == name:
+                return path.read_text(encoding="utf-8")
+        raise ApiError(404, "not_found", f"no recorded trace is called {name}")
+
+    def _recorded_files(self) -> list[Path]:
+        return [] if self._recorded is None or not self._recorded.is_dir() else sorted(self._recorded.glob("*.json"))
+
+    def _present(self) -> Tracing:
+        tracer = self._tracer
+        if tracer is None:
+            raise ApiError(503, "no_model", self._reason)
+        folder = tracer.translator.folder
+        if folder is not None and not folder.is_dir():
+            raise ApiError(
+                503,
+                "model_gone",
+                f"the model folder {folder} has disappeared: put it back, or start pellucid explore with another one",
+            )
+        return tracer
+
+    def _kept(self, identity: str) -> Live:
+        with self._lock:
+            live = self._traces.get(identity)
+            if live is None:
+                raise ApiError(404, "trace_gone", "the server has forgotten this trace: send its request again")
+            self._traces.move_to_end(identity)
+            return live
+
+
+def _read(body: bytes) -> TraceRequest:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "bad_request", 'the body is not JSON: send an object such as {"text": "..."}') from None
+    if not isinstance(values, dict):
+        raise ApiError(400, "bad_request", 'the body is not an object: send one such as {"text": "..."}')
+    try:
+        return TraceRequest.read(values)
+    except PellucidError as error:
+        raise ApiError(400, "bad_request", str(error)) from None
+
+
+def _check_text(tracer: Tracing, text: str) -> None:
+    if not text.strip():
+        raise ApiError(422, "empty", "nothing to trace: the text is blank, type a sentence")
+    if len(text) > MAX_CHARS:
+        raise ApiError(
+            422, "too_long", f"{len(text)} characters are more than the {MAX_CHARS} that are traced: shorten it"
+        )
+    try:
+        text.encode()
+        tokens = len(tracer.translator.source_ids(text, tracer.translator.decoding)) + 1
+    except UnicodeEncodeError:
+        raise ApiError(
+            422, "input", "the text holds half of a surrogate pair, which is no character: remove it"
+        ) from None
+    except LengthError as error:
+        raise ApiError(422, "too_long", str(error)) from None
+    except PellucidError as error:
+        raise ApiError(422, "input", str(error)) from None
+    if tokens > MAX_SOURCE_TOKENS:
+        raise ApiError(
+            422, "too_long", f"{tokens} tokens are more than the {MAX_SOURCE_TOKENS} that are traced: shorten the text"
+        )
+
+
+def _document(live: Live) -> dict[str, Any]:
+    document: dict[str, Any] = encode_live(live.trace)
+    return document
+
+
+def _describe(tracer: Tracing) -> dict[str, Any]:
+    model, decoding = tracer.translator.model, tracer.translator.decoding
+    defaults = TraceRequest(text="").model_dump(mode="json") | {
+        "beam_size": min(decoding.beam_size, MAX_BEAM),
+        "n_best": min(decoding.beam_size, MAX_BEAM),
+        "length_penalty": decoding.length_penalty,
+        "length_alpha": decoding.length_alpha,
+        "max_length": decoding.max_length,
+    }
+    return {
+        "name": tracer.name,
+        "checkpoint_sha": tracer.checkpoint_sha,
+        "engine_version": __version__,
+        "device": str(model.output.weight.device),
+        "dtype": str(model.output.weight.dtype).removeprefix("torch."),
+        "config": {"model": model.config.model_dump(mode="json"), "decoding": decoding.model_dump(mode="json")},
+        "sizes": tracer.sizes.model_dump(),
+        "position": {
+            "scheme": model.config.positions,
+            "max_length": model.encoder.embedder.positions.max_length,
+        },
+        "defaults": defaults,
+    }
+
+
+def _examples(folder: Path | None) -> list[dict[str, str]]:
+    """Sentences worth a look, from the model folder; none where there is no such file, or no list in it."""
+    try:
+        values = json.loads(((folder or Path()) / EXAMPLES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    names = ("text", "kind", "note")
+    examples = values if isinstance(values, list) else []
+    return [
+        {name: str(example.get(name, "")) for name in names}
+        for example in examples
+        if isinstance(example, Mapping) and example.get("text")
+    ]

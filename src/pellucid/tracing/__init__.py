@@ -1,0 +1,1 @@
+"""The trace as a document: its fields, its arrays, its JSON, its figures, its page. Runs no model."""
