@@ -116,7 +116,7 @@ def _module(name: str, files: set[str]) -> str:
         path = "/".join(parts[:end])
         for file in (f"{path}.py", f"{path}/__init__.py".removeprefix("/")):
             if file in files:
-                return "translator.py" if file == "__init__.py" and parts not in ([], ["__version__"]) else file
+                return "loading.py" if file == "__init__.py" and parts not in ([], ["__version__"]) else file
     raise AssertionError(f"{name} is not a file of the package")
 
 
@@ -298,10 +298,10 @@ def test_an_import_that_goes_up_or_sideways_is_found(file: str, line: str, verdi
     assert floor_violations({**EMPTY, file: line}, FLOORS) == expected
 
 
-def test_a_name_of_the_package_itself_is_the_translator() -> None:
-    floors = {**FLOORS, "translator.py": 3}
-    sources = {**EMPTY, "top.py": "from pellucid import load"}
-    assert floor_violations(sources, floors) == ["top.py:1 (floor 2) imports translator.py (floor 3)"]
+def test_a_name_of_the_package_itself_is_on_the_floor_of_loading() -> None:
+    floors = {**FLOORS, "loading.py": 3}
+    sources = {**EMPTY, "loading.py": "", "top.py": "from pellucid import load"}
+    assert floor_violations(sources, floors) == ["top.py:1 (floor 2) imports loading.py (floor 3)"]
 
 
 def test_a_heavy_import_in_the_wrong_place_is_found() -> None:

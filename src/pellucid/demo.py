@@ -21,8 +21,9 @@ from pellucid.data.lines import read_lines
 from pellucid.evaluation import evaluate
 from pellucid.experiment import train
 from pellucid.heatmap import LEGEND, heatmap
+from pellucid.loading import load
 from pellucid.training.log import Reporter
-from pellucid.translator import GeneratedText, Translator, load
+from pellucid.translator import GeneratedText, Translator
 
 __all__ = ["run"]
 

@@ -20,9 +20,9 @@ from pellucid.errors import ConfigError, MissingExtraError
 from pellucid.explorer import api as api_module
 from pellucid.explorer.api import Api
 from pellucid.explorer.server import bind, create_app
+from pellucid.loading import load
 from pellucid.tracing.json_form import encode, parse
 from pellucid.tracing.trace import Trace
-from pellucid.translator import load
 from toys import Run
 
 Ask = Callable[..., tuple[int, Any]]

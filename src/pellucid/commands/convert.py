@@ -37,7 +37,7 @@ def convert(
     are given here.
     """
     from pellucid.errors import ConfigError
-    from pellucid.translator import load
+    from pellucid.loading import load
 
     out = Path(output)
     if out.exists():

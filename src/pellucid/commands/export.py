@@ -40,7 +40,7 @@ def export(
     names the settings; generation settings that have no counterpart are listed as not mapped.
     """
     from pellucid.errors import ConfigError
-    from pellucid.translator import load
+    from pellucid.loading import load
 
     if to not in ("hf", "ctranslate2"):
         raise ConfigError(f"--to {to}: there is hf (Hugging Face transformers) and ctranslate2")

@@ -35,7 +35,7 @@ def info(
     cache; multi-head is what the model would need with a key/value head for each query head. Generation settings of a
     Hugging Face checkpoint that have no counterpart here are listed as not mapped.
     """
-    from pellucid.translator import load
+    from pellucid.loading import load
 
     facts = describe(load(model, "cpu", source_language=source_language, target_language=target_language))
     if as_json:

@@ -198,15 +198,15 @@ def open_model(model: str, device: str | None, threads: int | None, **languages:
 
     Args:
         model, device, threads: as typed.
-        **languages: ``source_language`` and ``target_language`` of :func:`~pellucid.translator.load`.
+        **languages: ``source_language`` and ``target_language`` of :func:`~pellucid.loading.load`.
 
     Raises:
         ConfigError: no such device, no such number of threads; a language that does not fit the model.
         ModelFolderError: not a model.
     """
     machine = parse_config({"training": given(device=device, threads=threads)}).training
+    from pellucid.loading import load
     from pellucid.training.runtime import set_threads
-    from pellucid.translator import load
 
     set_threads(machine.threads)
     return load(model, machine.device, **languages)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -90,7 +91,7 @@ class Specials:
         return cls(**values)
 
 
-class ForeignTokenizer:
+class ForeignTokenizer(ABC):
     """What all kinds share."""
 
     kind: str
@@ -107,8 +108,9 @@ class ForeignTokenizer:
                 f"a special token has the number {max(numbers)}; the vocabulary has {vocab_size} tokens"
             )
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        raise NotImplementedError
+        """Token numbers of ``text``, without what stands around it."""
 
     def sample(self, text: str, alpha: float, rng: np.random.Generator) -> list[int]:
         return self.encode(text)
@@ -121,8 +123,9 @@ class ForeignTokenizer:
             )
         return token
 
+    @abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        raise NotImplementedError
+        """Each token as a string, for display."""
 
     def _kept(self, ids: Sequence[int]) -> list[int]:
         return [int(token) for token in ids if int(token) not in self._silent]

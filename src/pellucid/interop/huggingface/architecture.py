@@ -19,8 +19,7 @@ from pellucid.interop.huggingface.bart import BART, MBART
 from pellucid.interop.huggingface.family import Family
 from pellucid.interop.huggingface.files import CONFIG_FILE, read_json, read_tensors
 from pellucid.interop.huggingface.m2m100 import M2M100
-from pellucid.interop.huggingface.marian import MARIAN
-from pellucid.interop.huggingface.pegasus import PEGASUS
+from pellucid.interop.huggingface.marian import MARIAN, PEGASUS
 from pellucid.interop.huggingface.t5 import T5
 from pellucid.interop.huggingface.table import Row, fill
 from pellucid.model.skeleton import skeleton

@@ -11,27 +11,13 @@ from pellucid.interop.huggingface.table import POSITION_ROWS, ROW_VECTOR, Row
 
 __all__ = ["BART", "MBART"]
 
-_DEFAULTS = {
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "decoder_layers": 12,
-    "encoder_attention_heads": 16,
-    "decoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_ffn_dim": 4096,
-    "activation_function": "gelu",
-    "scale_embedding": False,
-    "max_position_embeddings": 1024,
-}
-
 
 def _settings(config: Mapping[str, Any], norm_placement: str) -> dict[str, Any]:
     return fairseq_settings(
         config,
-        _DEFAULTS,
         norm_placement=norm_placement,
         positions="learned",
-        max_positions=config.get("max_position_embeddings", _DEFAULTS["max_position_embeddings"]),
+        max_positions=config.get("max_position_embeddings", 1024),
         embedding_norm=True,
         output_bias=True,
     )

@@ -20,8 +20,7 @@ from pellucid.errors import ConfigError
 from pellucid.interop.huggingface.bart import BART, MBART
 from pellucid.interop.huggingface.family import ACTIVATIONS, Family
 from pellucid.interop.huggingface.m2m100 import M2M100
-from pellucid.interop.huggingface.marian import MARIAN
-from pellucid.interop.huggingface.pegasus import PEGASUS
+from pellucid.interop.huggingface.marian import MARIAN, PEGASUS
 from pellucid.interop.huggingface.t5 import T5
 from pellucid.model.positions import sinusoidal_table
 from pellucid.model.transformer import EncoderDecoder

@@ -65,6 +65,23 @@ FAIRSEQ_EMBEDDINGS = EmbeddingNames(
 )
 
 
+# What the configs of Marian, BART, mBART and Pegasus mean where they leave something out; their classes agree.
+_DEFAULTS: dict[str, Any] = {
+    "d_model": 1024,
+    "encoder_layers": 12,
+    "decoder_layers": 12,
+    "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16,
+    "encoder_ffn_dim": 4096,
+    "decoder_ffn_dim": 4096,
+    "activation_function": "gelu",
+    "scale_embedding": False,
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
+
+
 def whole_number(config: Mapping[str, Any], name: str, default: int) -> int:
     """A setting to count with.
 
@@ -90,15 +107,17 @@ def activation(name: Any, gated: bool = False) -> str:
     return {"relu": "reglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "silu": "swiglu"}[plain] if gated else plain
 
 
-def fairseq_settings(config: Mapping[str, Any], defaults: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+def fairseq_settings(
+    config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, **settings: Any
+) -> dict[str, Any]:
     """Our settings from a config.json in the words of BART, which Marian, mBART, M2M-100 and Pegasus share.
 
     Args:
         config: config.json.
-        defaults: what the family's configs mean where they leave something out.
+        defaults: what the family's configs mean, other than Marian's, where they leave something out.
         settings: what else holds for the family.
     """
-    c = {"dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0, **defaults, **config}
+    c = {**_DEFAULTS, **(defaults or {}), **config}
     for what in ("attention_heads", "ffn_dim"):
         sides = c[f"encoder_{what}"], c[f"decoder_{what}"]
         if sides[0] != sides[1]:

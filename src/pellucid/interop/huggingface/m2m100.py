@@ -9,19 +9,7 @@ from pellucid.interop.huggingface.family import FAIRSEQ_EMBEDDINGS, Family, fair
 
 __all__ = ["M2M100"]
 
-_DEFAULTS = {
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "decoder_layers": 12,
-    "encoder_attention_heads": 16,
-    "decoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_ffn_dim": 4096,
-    "activation_function": "relu",
-    "scale_embedding": True,
-    "dropout": 0.1,
-    "attention_dropout": 0.1,
-}
+_DEFAULTS = {"activation_function": "relu", "scale_embedding": True, "attention_dropout": 0.1}
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""A trained model from a folder: of our own, of Hugging Face, of other toolkits.
+
+Knows who reads which kind of folder; what a model can do is in ``translator.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from pellucid.config import DecodingConfig
+from pellucid.data.tokenizer import load_rules, load_tokenizers
+from pellucid.errors import ConfigError, ModelFolderError
+from pellucid.files import present_folder
+from pellucid.language_model import LanguageModel
+from pellucid.model.alone import DecoderOnly
+from pellucid.model.storage import is_model_folder, load_any_model
+from pellucid.settings import explain
+from pellucid.translator import TOKENIZER_FOLDER, Translator
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | Path, device: str = "auto", *, source_language: str | None = None, target_language: str | None = None
+) -> Translator:
+    """Load a trained model.
+
+    Args:
+        path: a model folder; a run folder: then its ``best/`` (``last/`` before the first validation); the folder of a
+            Hugging Face checkpoint, or its name on the hub; the folder or the file of a checkpoint of fairseq,
+            OpenNMT-py or JoeyNMT.
+        device: auto, cpu, cuda, cuda:N or mps.
+        source_language, target_language: codes, for a checkpoint that knows many languages.
+
+    Raises:
+        ModelFolderError: not a model folder, incomplete, or its parts do not fit each other.
+        ConfigError: no such device here; a language is needed, not known, or given to a model of our own.
+        MissingExtraError: the checkpoint needs a library that is not installed.
+    """
+    from pellucid.interop.huggingface.checkpoint import is_checkpoint
+    from pellucid.interop.huggingface.hub import fetch, is_hub_name
+    from pellucid.interop.toolkits import find_toolkit
+    from pellucid.training.runtime import resolve_device
+
+    if not is_model_folder(Path(path)) and (file := find_toolkit(Path(path))) is not None:
+        return _load_toolkit(file, resolve_device(device), source_language, target_language)
+    folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else _model_folder(Path(path))
+    if is_checkpoint(folder):
+        return _load_checkpoint(folder, resolve_device(device), source_language, target_language)
+    _refuse_languages(folder, source_language, target_language)
+    model, document = load_any_model(folder, resolve_device(device))
+    source, target = load_tokenizers(folder / TOKENIZER_FOLDER)
+    if isinstance(model, DecoderOnly):
+        return LanguageModel(model, target, DecodingConfig.model_validate(document["decoding"]), folder, document)
+    for side, size, tokenizer in (
+        ("source", model.source_vocab_size, source),
+        ("target", model.target_vocab_size, target),
+    ):
+        if size != tokenizer.vocab_size:
+            raise ModelFolderError(
+                f"{folder}: the {side} tokenizer has {tokenizer.vocab_size} tokens and the model {size}: "
+                "they are not of the same training run"
+            )
+    try:
+        decoding = DecodingConfig.model_validate(document.get("decoding", {}))
+    except ValidationError as error:
+        raise ModelFolderError(f"{folder}/config.json: {explain(error, DecodingConfig)}") from None
+    return Translator(model, source, target, decoding, folder, document, load_rules(folder / TOKENIZER_FOLDER))
+
+
+def _load_checkpoint(
+    folder: Path, device: torch.device, source_language: str | None, target_language: str | None
+) -> Translator:
+    from pellucid.interop.huggingface.checkpoint import load_checkpoint
+    from pellucid.interop.huggingface.decoders import DECODERS, load_decoder
+    from pellucid.interop.huggingface.files import CONFIG_FILE, read_json
+    from pellucid.interop.huggingface.tokenizers import Languages
+
+    if read_json(folder / CONFIG_FILE).get("model_type") in DECODERS:
+        _refuse_languages(folder, source_language, target_language)
+        alone = load_decoder(folder, device)
+        origin = {"huggingface": alone.document, "unmapped": alone.unmapped}
+        return LanguageModel(alone.model, alone.tokenizer, alone.decoding, folder, origin)
+    found = load_checkpoint(folder, device, Languages(source_language, target_language))
+    document: dict[str, Any] = {"huggingface": found.document, "unmapped": found.unmapped}
+    if found.awaits is not None:
+        document["awaits_language"] = found.awaits
+    return Translator(found.model, found.source_tokenizer, found.target_tokenizer, found.decoding, folder, document)
+
+
+def _refuse_languages(place: Path, *languages: str | None) -> None:
+    if any(language is not None for language in languages):
+        raise ConfigError(f"{place}: this model has no codes for languages: leave source and target language away")
+
+
+def _load_toolkit(
+    file: Path, device: torch.device, source_language: str | None, target_language: str | None
+) -> Translator:
+    from pellucid.interop.toolkits import load_toolkit
+
+    _refuse_languages(file, source_language, target_language)
+    found = load_toolkit(file, device)
+    return Translator(found.model, found.source, found.target, found.decoding, file.parent, found.document)
+
+
+def _model_folder(path: Path) -> Path:
+    if not path.exists():
+        raise ModelFolderError(f"{path}: no such model folder")
+    if not path.is_dir():
+        raise ModelFolderError(f"{path}: a file, where a model folder is expected")
+    if is_model_folder(path):
+        return path
+    for name in ("best", "last"):
+        folder = present_folder(path / name)
+        if is_model_folder(folder):
+            return folder
+    raise ModelFolderError(
+        f"{path}: not a model folder (it has no config.json) and not a run folder (it has no best/ or last/ with one)"
+    )
