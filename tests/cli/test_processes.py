@@ -17,12 +17,21 @@ import yaml
 
 from toys import toy_settings
 
+LONGEST = 60  # seconds to wait for a process that should end at once
+
 
 @contextmanager
 def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     pipe: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-m", "pellucid", *map(str, arguments)]
-    with subprocess.Popen(command, text=True, bufsize=1, **pipe) as child:
+    # A suite started in the background of a script ignores SIGINT, and what it starts would inherit that. An exec puts
+    # handlers back to the default, but leaves what is ignored ignored.
+    ignored = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        child = subprocess.Popen(command, text=True, bufsize=1, **pipe)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    with child:
         try:
             yield child
         finally:
@@ -37,7 +46,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(toy_corpus: Path, tmp_path: Path) ->
         assert child.stderr is not None
         next(line for line in child.stderr if "  update 3/" in line)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate()
+        out, err = child.communicate(timeout=LONGEST)
     assert (child.returncode, out) == (130, "")
     assert "stopping after this update; the checkpoint is being saved" in err
     assert err.endswith(f"stopped; the same command goes on from {tmp_path / 'run'}/last\n")
@@ -53,7 +62,7 @@ def test_each_line_is_answered_and_ctrl_c_is_quiet(tiny_run: Path) -> None:
             child.stdin.flush()
             assert child.stdout.readline().strip()
         child.send_signal(signal.SIGINT)
-        assert (child.wait(), *child.communicate()) == (130, "", "")
+        assert (child.wait(LONGEST), *child.communicate()) == (130, "", "")
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tiny_run: Path, tmp_path: Path) -> None:
@@ -63,7 +72,7 @@ def test_a_reader_that_has_had_enough_is_no_error(tiny_run: Path, tmp_path: Path
         assert child.stdout is not None and child.stderr is not None
         assert child.stdout.readline().strip()
         child.stdout.close()
-        assert (child.wait(), child.stderr.read()) == (141, "")
+        assert (child.wait(LONGEST), child.stderr.read()) == (141, "")
 
 
 @pytest.mark.parametrize(
