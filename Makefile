@@ -33,8 +33,9 @@ install: .venv/.installed
 demo: .venv/.installed-demo
 	.venv/bin/pellucid demo --output runs/demo
 
+# A process for each core, one thread each; the slow tests count on having the machine to themselves.
 test: .venv/.installed-dev
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile
 
 test-slow: .venv/.installed-dev
 	@$(BROWSER) || echo "The tests of the explorer's page will be skipped: they need Chromium" \

@@ -118,6 +118,7 @@ def calls() -> list[str]:
 
 
 PIP = "python -m pip --disable-pip-version-check install -c constraints.txt"
+SUITE = "python -m pytest -q --durations=10 -n auto --dist loadfile"
 
 
 @pytest.mark.usefixtures("clone")
@@ -164,7 +165,7 @@ def test_each_target_installs_what_it_needs_and_then_does_its_work() -> None:
     make("demo")
     assert calls() == [demo]
     make("test")
-    assert calls() == [f"{PIP} -q -e .[dev]", "python -m pytest -q --durations=10"]
+    assert calls() == [f"{PIP} -q -e .[dev]", SUITE]
     make("test-slow")
     assert calls() == ["python -m pytest -q --durations=10 -m slow"]
     make("lint")
@@ -185,7 +186,7 @@ def test_changed_requirements_are_installed_and_a_failed_install_is_not_taken_fo
     os.utime("constraints.txt")
     os.utime(".venv/.installed", (0, 0))
     make("test")
-    assert calls() == [f"{PIP} torch", f"{PIP} -q -e .", f"{PIP} -q -e .[dev]", "python -m pytest -q --durations=10"]
+    assert calls() == [f"{PIP} torch", f"{PIP} -q -e .", f"{PIP} -q -e .[dev]", SUITE]
 
 
 @pytest.mark.usefixtures("clone")
