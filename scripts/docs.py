@@ -1,4 +1,7 @@
-"""Write the pages in docs/ that are made from the code: the settings, and one page for each command, in both languages.
+"""Write the pages in docs/ that are made from the code.
+
+These are the settings, one page for each command, in both languages, and explorer.html, the explorer's page around the
+trace that comes with pellucid.
 
     python scripts/docs.py            write them
     python scripts/docs.py --check    exit 1 and say why, if a page is not what would be written
@@ -9,6 +12,7 @@ Chinese one without an English one, are errors.
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import sys
 from collections.abc import Iterator
@@ -18,9 +22,11 @@ from typing import Any
 import yaml
 from typer.main import get_command
 
+from pellucid.bundled import BUNDLED, RECORDED
 from pellucid.cli import app
 from pellucid.commands.options import setting_of
 from pellucid.config import PRESETS, Config, ModelConfig
+from pellucid.explorer.page import single_page
 from pellucid.settings import Settings, fields_of, group_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -225,11 +231,17 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [line(head), "|" + "---|" * len(head), *map(line, rows)]
 
 
+def _explorer() -> Iterator[tuple[Path, str]]:
+    recorded = RECORDED / f"{BUNDLED}.json.gz"
+    if recorded.is_file():
+        yield DOCS / "explorer.html", single_page(gzip.decompress(recorded.read_bytes()).decode())
+
+
 def main() -> int:
     """Write or check all pages; the number of problems decides the exit status."""
     check = sys.argv[1:] == ["--check"]
     problems: list[str] = []
-    pages: dict[Path, str] = {}
+    pages: dict[Path, str] = dict(_explorer())
     for language in WORDS:
         writer = Writer(language)
         pages.update(writer.pages())

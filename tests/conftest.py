@@ -6,6 +6,7 @@ import ipaddress
 import os
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 # Every annotation in pellucid, shapes included, is checked by beartype while the tests run, and only then.
 jaxtyping.install_import_hook("pellucid", "beartype.beartype")
 
-pytest_plugins = ["toys", "explorer.chromium"]
+pytest_plugins = ["toys", "explorer.chromium", "explorer.live"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE_DATA = str(ROOT.parent / "shared")
@@ -24,6 +25,9 @@ OUTSIDE_DATA = str(ROOT.parent / "shared")
 # Before torch is imported, and inherited by the processes that tests start, which run this tree, installed or not.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+
+# What the native engine builds is kept from run to run, outside the user's own cache.
+os.environ["PELLUCID_CACHE"] = os.path.join(tempfile.gettempdir(), f"pellucid-tests-{os.getuid()}")
 
 # What is printed must not depend on the terminal, or on the CI service, that the tests run in.
 os.environ.update(COLUMNS="120", NO_COLOR="1", TERM="dumb")

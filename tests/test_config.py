@@ -225,6 +225,7 @@ RANGES = [
     ("model.dropout", [0.0, 0.999], [-0.1, 1.0]),
     ("model.attention_dropout", [0.0, 0.999], [-0.1, 1.0]),
     ("model.ff_dropout", [0.0, 0.999], [-0.1, 1.0]),
+    ("model.word_dropout", [0.0, 0.999], [-0.1, 1.0]),
     ("training.batch_tokens", [16], [15]),
     ("training.accumulate", [1], [0]),
     ("training.max_updates", [1, None], [0]),
@@ -238,6 +239,7 @@ RANGES = [
     ("training.weight_decay", [0.0], [-0.1]),
     ("training.max_grad_norm", [0.1, None], [0.0]),
     ("training.label_smoothing", [0.0, 0.999], [-0.1, 1.0]),
+    ("training.r_drop", [0.0, 5.0, 100.0], [-0.1, 100.1]),
     ("training.ema_decay", [0.0, 0.999], [-0.1, 1.0]),
     ("training.validate_every", [1, None], [0]),
     ("training.validate_after", [0], [-1]),
@@ -245,6 +247,7 @@ RANGES = [
     ("training.log_every", [1], [0]),
     ("training.validation_beam_size", [1], [0]),
     ("training.patience", [1, None], [0]),
+    ("training.checks", ["refuse", "warn", "skip"], ["off", None]),
     ("training.threads", [1, None], [0]),
     ("decoding.beam_size", [1, 1024], [0, 1025]),
     ("decoding.n_best", [1, 1024], [0, 1025]),
@@ -305,7 +308,10 @@ LISTS: dict[str, tuple[list[Any], list[Any]]] = {
 MODEL_FLAGS = ["scale_embeddings", "embedding_norm", "scale_attention", "scale_output", "output_bias", "bias"]
 FLAGS = ["tokenizer.joint", "tokenizer.byte_fallback", *(f"model.{name}" for name in MODEL_FLAGS)]
 FLAGS += ["decoding.sampling", "decoding.force_end", "decoding.renormalize"]
-TEXTS = ["decoding.prefix", "output", "data.dir", "data.train.source", "data.train.target", "data.train.path"]
+TEXTS = [
+    *("decoding.prefix", "output", "data.dir", "data.train.source", "data.train.target", "data.train.path"),
+    *("training.init_from", "training.encoder_from"),
+]
 
 # What must stand beside a value for it to be allowed.
 COMPANIONS = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import pellucid
-from pellucid import translator as translator_module
+from pellucid import text_generator as text_generator_module
 from pellucid.errors import ConfigError, DataError, GenerationError, LengthError
 from pellucid.translator import Translator
 from toys import SYMBOLS
@@ -152,11 +152,11 @@ def test_batches_are_small_where_texts_are_long(
     started: list[int] = []
     start = translator._start
 
-    def counted(ids: list[list[int]]) -> Any:
+    def counted(ids: list[list[int]], sentences: Any) -> Any:
         started.append(len(ids))
-        return start(ids)
+        return start(ids, sentences)
 
-    monkeypatch.setattr(translator_module, name, most)
+    monkeypatch.setattr(text_generator_module, name, most)
     monkeypatch.setattr(translator, "_start", counted)
     assert [generation.text for generation in translator.generate(sources)] == expected
     assert max(started) < 6 and sum(started) == len(sources)

@@ -63,6 +63,16 @@ def test_one_version_everywhere() -> None:
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [pellucid.__version__]
 
 
+def test_licences_of_all_that_a_wheel_brings_are_named_and_travel_with_it() -> None:
+    project = PYPROJECT["project"]
+    assert set(project["license"].split(" AND ")) == {"Apache-2.0", "CC-BY-SA-4.0", "MIT"}
+    found = {path for pattern in project["license-files"] for path in ROOT.glob(pattern)}
+    assert all(any(ROOT.glob(pattern)) for pattern in project["license-files"])
+    assert set((ROOT / "src").rglob("*LICENSE*")) <= found and ROOT / "LICENSE" in found
+    for model in (ROOT / "src" / "pellucid" / "models").iterdir():
+        assert {model / "AUTHORS.txt", model / "MODEL_CARD.md"} <= found
+
+
 def test_an_extra_that_an_error_names_exists() -> None:
     named = set()
     for path in (ROOT / "src").rglob("*.py"):

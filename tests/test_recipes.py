@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import runpy
 import shlex
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -47,14 +49,22 @@ def answer(address: str) -> io.BytesIO:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_commands_of_the_header(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = dict(map(parse, re.findall(r"^#   (pellucid .+)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)))
+    made_from = commands.pop("convert", None)
     assert list(commands) == ["fetch", "train", "evaluate"]
 
     file, *overrides = commands["train"]["arguments"]
     assert ROOT / file == recipe
     config = read_config([str(recipe), *overrides], {}, {}, {})
+    assert config.training.init_from == (made_from and made_from["output"])
 
     monkeypatch.chdir(tmp_path)
     fetch(commands["fetch"]["name"], commands["fetch"]["output"], opener=answer)
+    for script in re.findall(
+        r"^#   python (scripts/zh_en_corpus.+)$", recipe.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        file, *arguments = shlex.split(script)
+        monkeypatch.setattr(sys, "argv", [file, *arguments])
+        runpy.run_path(str(ROOT / file), run_name="__main__")
     for corpus in (config.data.train, config.data.dev, config.data.test):
         assert corpus is not None
         assert all(path.is_file() for path in corpus_files(corpus, config.data.dir))

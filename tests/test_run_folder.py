@@ -12,6 +12,7 @@ import pytest
 from pellucid.config import parse_config
 from pellucid.errors import ConfigError, DataError, TrainingError
 from pellucid.experiment import train
+from pellucid.run_folder import RunFolder
 from pellucid.training.log import Silent
 from toys import toy_settings, write_toy_corpus
 
@@ -110,3 +111,12 @@ def test_loading_does_not_move_the_callers_random_numbers(run: Path) -> None:
     torch.manual_seed(3)
     pellucid.load(run)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_what_a_killed_process_was_writing_goes(data: Path, run: Path) -> None:
+    left = [run / ".config.yaml.77.tmp", run / "samples" / ".update-000240.txt.77.tmp"]
+    (run / "samples").mkdir(exist_ok=True)
+    for file in left:
+        file.write_text("half a fi", encoding="utf-8")
+    RunFolder(run, overwrite=False)
+    assert not any(file.exists() for file in left)

@@ -110,6 +110,10 @@ def test_info_shows_the_rules(run_folder: Path, tiny_run: Path, run: Run) -> Non
 def test_a_model_that_needs_opencc_says_so(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opencc", None)
     chinese._opencc.cache_clear()
-    with pytest.raises(MissingExtraError, match=r"Chinese needs .*: pip install 'pellucid\[chinese\]'$"):
-        pellucid.load(run_folder)
+    assert pellucid.load(run_folder).generate(["愛"])[0].text == "LOVE"  # into simplified script it takes no OpenCC
+    folder = Path(shutil.copytree(run_folder / "best", "other"))
+    rules = folder / "tokenizer" / "tokenizer.json"
+    rules.write_text(rules.read_text().replace('"source_script": "simplified"', '"source_script": "traditional"'))
+    with pytest.raises(MissingExtraError, match=r"traditional script needs .*: pip install 'pellucid\[chinese\]'$"):
+        pellucid.load(folder)
     chinese._opencc.cache_clear()

@@ -18,10 +18,12 @@ from typer.main import get_command
 from pellucid import __version__
 from pellucid.commands import (
     align,
+    bench,
     check,
     convert,
     data,
     demo,
+    doctor,
     evaluate,
     explore,
     export,
@@ -39,7 +41,7 @@ __all__ = ["app", "main"]
 # Typer raises a copy of Click's exceptions, older releases raised Click's own; the base of this one is right for both.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-TAKE_SETTINGS = ("pellucid train", "pellucid data check")
+TAKE_SETTINGS = ("pellucid train", "pellucid doctor", "pellucid data check")
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -53,6 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", cls=SettingsCommand)(train.train)
+app.command("doctor", cls=SettingsCommand)(doctor.doctor)
 app.command("translate", cls=SettingsCommand)(translate.translate)
 app.command("generate", cls=SettingsCommand, short_help="The same as translate, under its general name.")(
     translate.translate
@@ -61,6 +64,7 @@ app.command("score", cls=SettingsCommand)(score.score)
 app.command("align", cls=SettingsCommand)(align.align)
 app.command("evaluate", cls=SettingsCommand)(evaluate.evaluate)
 app.command("check", cls=SettingsCommand)(check.check)
+app.command("bench", cls=SettingsCommand)(bench.bench)
 app.command("trace", cls=SettingsCommand)(trace.trace)
 app.command("explore", cls=SettingsCommand)(explore.explore)
 app.command("info", cls=SettingsCommand)(info.info)

@@ -122,8 +122,8 @@ class TokenizerConfig(Settings):
     )
     source_script: Literal["none", "simplified", "traditional"] = Field(
         "none",
-        description="Convert Chinese on the source side to one script by OpenCC, in training and in every use of the "
-        "model, so that both scripts are the same to it; needs pip install 'pellucid[chinese]'.",
+        description="Convert Chinese on the source side to one script by OpenCC's tables, in training and in every use "
+        "of the model, so that both scripts are the same to it; traditional needs pip install 'pellucid[chinese]'.",
     )
     target_script: Literal["none", "simplified", "traditional"] = Field(
         "none", description="The same for the target side: what the model learns to write; references stay as they are."
@@ -240,6 +240,9 @@ class ModelConfig(Settings):
     dropout: Share = Field(0.1, description="On embeddings and on each sublayer's output (2017, section 5.4).")
     attention_dropout: Share = Field(0.0, description="On attention weights.")
     ff_dropout: Share = Field(0.0, description="On the feed-forward block's inner activations.")
+    word_dropout: Share = Field(
+        0.0, description="On whole tokens' embeddings, of both sides; their positions stay (Gal & Ghahramani 2016)."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -297,6 +300,16 @@ class ModelConfig(Settings):
 class TrainingConfig(Settings):
     """How to train."""
 
+    init_from: FileName | None = Field(
+        None,
+        description="A trained model to start from: anything that `translate` loads. It brings weights, tokenizers, "
+        "architecture and decoding settings; settings that are given and contradict it are refused, but for dropouts.",
+    )
+    encoder_from: FileName | None = Field(
+        None,
+        description="Folder of a BERT checkpoint whose encoder and tokenizer the source side starts from; the decoder "
+        "is new and has the encoder's sizes.",
+    )
     batch_tokens: Annotated[int, Field(ge=16)] = Field(
         4096, description="Largest rows × longest side of a batch, padding included."
     )
@@ -321,6 +334,11 @@ class TrainingConfig(Settings):
         1.0, description="Gradients are clipped to this norm."
     )
     label_smoothing: Share = Field(0.1, description="Share of probability spread over the vocabulary.")
+    r_drop: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
+        0.0,
+        description="R-Drop (Liang et al. 2021): each batch is read twice with other dropout, and both readings are "
+        "drawn together with this weight α; an update takes twice as long. The paper has 5 for translation; 0 = off.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the matrix products; auto measures both once and keeps the faster."
     )
@@ -337,6 +355,11 @@ class TrainingConfig(Settings):
     )
     validation_beam_size: Positive = Field(1, description="Beam size of the text decoded to validate.")
     patience: Positive | None = Field(None, description="Stop after this many validations without a new best.")
+    checks: Literal["refuse", "warn", "skip"] = Field(
+        "refuse",
+        description="The quick checks of `pellucid doctor` before the first update: refuse to begin where something is "
+        "wrong beyond doubt and warn of the rest, only warn, or none.",
+    )
     threads: Positive | None = Field(None, description="CPU threads; default: all cores.")
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+|mps)$")] = Field(
         "auto", description="auto, cpu, cuda, cuda:N or mps."
@@ -348,6 +371,12 @@ class TrainingConfig(Settings):
         if isinstance(values, Mapping) and values.get("max_updates") is None and values.get("max_epochs") is None:
             return {**values, "max_epochs": 20}
         return values
+
+    @model_validator(mode="after")
+    def _one_start(self) -> TrainingConfig:
+        if self.init_from is not None and self.encoder_from is not None:
+            raise ValueError("init_from brings an encoder, too: give init_from or encoder_from, not both")
+        return self
 
 
 class Config(Settings):

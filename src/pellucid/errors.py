@@ -88,6 +88,14 @@ class LengthError(PellucidError):
         self.reason = reason
         self.number = number
 
+    @classmethod
+    def beyond_positions(cls, length: int, limit: int) -> LengthError:
+        """Of a sequence that does not fit a learned position table."""
+        return cls(
+            f"a sequence of {length} tokens does not fit the {limit} learned positions of this model: "
+            "shorten or split it, or train with more model.max_positions or with positions: sinusoidal"
+        )
+
 
 class GenerationError(PellucidError):
     """A text for which nothing can be generated under the settings given.

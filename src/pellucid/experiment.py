@@ -15,12 +15,14 @@ from pellucid.config import Config
 from pellucid.data.batches import BatchStream, collate, plan_epoch
 from pellucid.data.prepare import PreparedData, prepare
 from pellucid.data.tokenizer import save_tokenizers
+from pellucid.doctor.examination import guard
 from pellucid.errors import ConfigError
 from pellucid.evaluation import higher_is_better, metric_value
 from pellucid.files import write_text
 from pellucid.model.storage import load_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.run_folder import RunFolder, open_run
+from pellucid.starting import Start, find_start
 from pellucid.training.checkpoint import Progress, load_progress
 from pellucid.training.log import Reporter
 from pellucid.training.runtime import fastest_precision, keep_memory, resolve_device, set_threads
@@ -45,12 +47,14 @@ def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progre
         Where the run is; ``finished`` is empty where a signal stopped it.
 
     Raises:
-        PellucidError: anything wrong with settings, text or the run folder, found before the first update; later a loss
-            that is not finite, or a full disk.
+        PellucidError: anything wrong with settings, text, the run folder or the model to start from, found before the
+            first update; later a loss that is not finite, or a full disk.
     """
     if config.output is None:
         raise ConfigError("output is not set: name the run folder, e.g. --output runs/first")
     with open_run(Path(config.output), overwrite) as run:
+        start = find_start(config, run.path / "config.yaml" if run.resumes else None)
+        config = start.config
         if run.resumes:
             config = run.config(config)
             progress = load_progress(run.path / "last")
@@ -71,8 +75,9 @@ def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progre
             run.path if run.resumes else run.staging,
             lambda stage, done: reporter.progress(stage, done, 0),
             run.path / "cache",
+            start.tokenizers,
         )
-        for sentence in data.report:
+        for sentence in (*start.report, *data.report):
             reporter.line(sentence)
         identity = {
             "the training text": data.train.key,
@@ -80,7 +85,9 @@ def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progre
         }
         if run.resumes:
             run.check_text(identity)
-        trainer, config = _build(config, run, data, reporter)
+        else:
+            guard(config, data, reporter, run.path)
+        trainer, config = _build(config, run, data, reporter, start)
         if run.resumes:
             trainer.resume()
             reporter.line(
@@ -92,13 +99,17 @@ def train(config: Config, reporter: Reporter, overwrite: bool = False) -> Progre
         return trainer.fit()
 
 
-def _build(config: Config, run: RunFolder, data: PreparedData, reporter: Reporter) -> tuple[Trainer, Config]:
+def _build(
+    config: Config, run: RunFolder, data: PreparedData, reporter: Reporter, start: Start
+) -> tuple[Trainer, Config]:
     device = resolve_device(config.training.device)
     sizes = data.source_tokenizer.vocab_size, data.target_tokenizer.vocab_size
     if run.resumes:
         model, _ = load_model(run.path / "last", device)
     else:
-        model = EncoderDecoder(config.model, *sizes).to(device)
+        model = EncoderDecoder(config.model, *sizes)
+        start.fill(model)
+        model = model.to(device)
 
     def open_batches(epoch: int, batch: int) -> BatchStream:
         return BatchStream(
@@ -166,7 +177,9 @@ class _Validation:
         """−log p per real target token, without smoothing, in float32."""
         dev, total, tokens = self.data.dev, 0.0, 0
         for indices in self.batches:
-            batch = collate([dev.source(i) for i in indices], [dev.target(i) for i in indices]).to(self.device)
+            pairs = [dev.source(i) for i in indices], [dev.target(i) for i in indices]
+            tokenizers = self.data.source_tokenizer, self.data.target_tokenizer
+            batch = collate(*pairs, tokenizers=tokenizers).to(self.device)
             total += batch_loss(model, batch)[1].item()
             tokens += batch.num_tokens
         return total / tokens

@@ -16,6 +16,7 @@ from pellucid.config import DecodingConfig
 from pellucid.data.text import Written
 from pellucid.data.tokenizer_kinds import Tokenizer, framed
 from pellucid.decoding.prompt_step import PromptStep
+from pellucid.decoding.search import Sentence
 from pellucid.errors import ConfigError, LengthError, PellucidError
 from pellucid.model.alone import DecoderOnly
 from pellucid.results import Inspection
@@ -76,7 +77,7 @@ class LanguageModel(Translator):
     def _encode_target(self, text: str, number: int, source: str, config: DecodingConfig | None = None) -> list[int]:
         return self.target_tokenizer.encode(text)
 
-    def _start(self, sources: list[list[int]]) -> PromptStep:  # type: ignore[override]
+    def _start(self, sources: list[list[int]], sentences: Sequence[Sentence] = ()) -> PromptStep:
         return PromptStep(self.model, sources)
 
     def _longest_output(self, ids: list[int]) -> int | None:

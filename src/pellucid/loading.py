@@ -11,28 +11,35 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from pellucid.bundled import bundled_folder, is_bundled_name
 from pellucid.config import DecodingConfig
 from pellucid.data.tokenizer import load_rules, load_tokenizers
 from pellucid.errors import ConfigError, ModelFolderError
-from pellucid.files import present_folder
 from pellucid.language_model import LanguageModel
 from pellucid.model.alone import DecoderOnly
 from pellucid.model.storage import is_model_folder, load_any_model
+from pellucid.model.transformer import EncoderDecoder
+from pellucid.model_folder import find_model_folder
 from pellucid.settings import explain
 from pellucid.translator import TOKENIZER_FOLDER, Translator
 
-__all__ = ["load"]
+__all__ = ["load", "with_languages"]
 
 
 def load(
-    path: str | Path, device: str = "auto", *, source_language: str | None = None, target_language: str | None = None
+    path: str | Path | None = None,
+    device: str = "auto",
+    *,
+    source_language: str | None = None,
+    target_language: str | None = None,
 ) -> Translator:
     """Load a trained model.
 
     Args:
         path: a model folder; a run folder: then its ``best/`` (``last/`` before the first validation); the folder of a
             Hugging Face checkpoint, or its name on the hub; the folder or the file of a checkpoint of fairseq,
-            OpenNMT-py or JoeyNMT.
+            OpenNMT-py or JoeyNMT. Default: the model that comes with pellucid, from Chinese to English; it is also
+            called ``"zh-en"`` where nothing of that name is in the current folder.
         device: auto, cpu, cuda, cuda:N or mps.
         source_language, target_language: codes, for a checkpoint that knows many languages.
 
@@ -46,9 +53,11 @@ def load(
     from pellucid.interop.toolkits import find_toolkit
     from pellucid.training.runtime import resolve_device
 
+    if path is None or is_bundled_name(path):
+        path = bundled_folder()
     if not is_model_folder(Path(path)) and (file := find_toolkit(Path(path))) is not None:
         return _load_toolkit(file, resolve_device(device), source_language, target_language)
-    folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else _model_folder(Path(path))
+    folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else find_model_folder(Path(path))
     if is_checkpoint(folder):
         return _load_checkpoint(folder, resolve_device(device), source_language, target_language)
     _refuse_languages(folder, source_language, target_language)
@@ -92,6 +101,30 @@ def _load_checkpoint(
     return Translator(found.model, found.source_tokenizer, found.target_tokenizer, found.decoding, folder, document)
 
 
+def with_languages(translator: Translator, source: str | None, target: str | None) -> Translator:
+    """The model of a checkpoint, which is not loaded again, with its tokenizers and settings for these languages.
+
+    Raises:
+        ConfigError: a language that the model does not know, or a model whose languages cannot be chosen.
+    """
+    from pellucid.interop.huggingface.folder import is_checkpoint
+    from pellucid.interop.huggingface.surroundings import read_surroundings
+    from pellucid.interop.huggingface.tokenizers import Languages
+
+    folder, model = translator.folder, translator.model
+    if folder is None or not isinstance(model, EncoderDecoder) or not is_checkpoint(folder):
+        raise ConfigError(
+            f"{folder}: the languages of this model cannot be chosen: load a Hugging Face checkpoint of many languages "
+            "from its own folder"
+        )
+    sizes = model.source_vocab_size, model.target_vocab_size
+    found = read_surroundings(folder, sizes, Languages(source, target))
+    document = {"huggingface": found.document, "unmapped": found.unmapped}
+    if found.awaits is not None:
+        document["awaits_language"] = found.awaits
+    return Translator(model, found.source, found.target, found.decoding, folder, document)
+
+
 def _refuse_languages(place: Path, *languages: str | None) -> None:
     if any(language is not None for language in languages):
         raise ConfigError(f"{place}: this model has no codes for languages: leave source and target language away")
@@ -105,19 +138,3 @@ def _load_toolkit(
     _refuse_languages(file, source_language, target_language)
     found = load_toolkit(file, device)
     return Translator(found.model, found.source, found.target, found.decoding, file.parent, found.document)
-
-
-def _model_folder(path: Path) -> Path:
-    if not path.exists():
-        raise ModelFolderError(f"{path}: no such model folder")
-    if not path.is_dir():
-        raise ModelFolderError(f"{path}: a file, where a model folder is expected")
-    if is_model_folder(path):
-        return path
-    for name in ("best", "last"):
-        folder = present_folder(path / name)
-        if is_model_folder(folder):
-            return folder
-    raise ModelFolderError(
-        f"{path}: not a model folder (it has no config.json) and not a run folder (it has no best/ or last/ with one)"
-    )

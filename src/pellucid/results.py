@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pellucid.decoding.hypothesis import FinishReason
-from pellucid.model.cache import CacheBytes
+from pellucid.model.cache_bytes import CacheBytes
 
 __all__ = ["GeneratedText", "Generation", "Inspection", "Score"]
 

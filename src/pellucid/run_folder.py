@@ -47,6 +47,7 @@ FREE = (
     "data.test",
     "training.log_every",
     "training.save_every",
+    "training.checks",
     "training.device",
     "decoding.",
 )
@@ -70,6 +71,10 @@ class RunFolder:
         shutil.rmtree(self.staging, ignore_errors=True)
         for name in ("last", "best"):
             recover_folder(path / name)
+        for place in (path, path / "samples"):
+            for file in place.glob(".*.tmp"):  # what a killed process was writing
+                if file.is_file():
+                    file.unlink()
         self.resumes = has_state(path / "last") and not overwrite
         self.begun = (path / CONFIG_FILE).is_file() and not overwrite
 

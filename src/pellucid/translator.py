@@ -6,8 +6,7 @@ Shapes: L decoder layers, H query heads, S source tokens, T target tokens (both 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,25 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import ValidationError
 from torch import Tensor
 
 from pellucid.config import DecodingConfig
 from pellucid.data.batches import Batch, collate
-from pellucid.data.text import TextRules, Written
-from pellucid.data.tokenizer_kinds import Tokenizer, framed
-from pellucid.data.unknown import UnknownPolicy, write_tokens
-from pellucid.decoding.hypothesis import Hypothesis
+from pellucid.data.text import TextRules
+from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.penalties import length_penalty
 from pellucid.decoding.scoring import forced_logprobs
-from pellucid.decoding.search import Search, SearchStats, Sentence, search
-from pellucid.decoding.token_settings import TokenSettings
-from pellucid.errors import ConfigError, DataError, GenerationError, LengthError, PellucidError
-from pellucid.model.positions import NoPositions
+from pellucid.decoding.search import Search, Sentence
+from pellucid.decoding.step import StepFunction
+from pellucid.errors import DataError, PellucidError
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.results import GeneratedText, Generation, Inspection, Score
-from pellucid.settings import explain
+from pellucid.text_generator import TextGenerator
 from pellucid.trace import AttentionEvent, Observer
 
 if TYPE_CHECKING:
@@ -45,13 +40,8 @@ __all__ = ["GeneratedText", "Generation", "Inspection", "Score", "Translator"]
 
 TOKENIZER_FOLDER = "tokenizer"
 
-# What a batch may take, whatever batch_size says: rows times positions of source and limit (in the base model of 2017 a
-# position of the cache takes 24 KiB, so 1.6 GB at the very most), and rows times vocabulary (128 MiB of log p).
-MOST_POSITIONS = 1 << 16
-MOST_LOGPROBS = 1 << 25
 
-
-class Translator:
+class Translator(TextGenerator):
     """A model with its tokenizers.
 
     Args:
@@ -61,11 +51,6 @@ class Translator:
         folder: where it was loaded from.
         document: the model folder's ``config.json``.
         rules: what is done to text in front of the tokenizers, and undone behind them; default nothing.
-
-    Attributes:
-        placeholder_faults: how many placeholders all hypotheses of :meth:`generate` have left out (``missing``),
-            written again (``repeated``) or made up (``unmatched``); see ``data/text.py``.
-        stats: what the searches of all calls of :meth:`generate` have cost, summed.
     """
 
     def __init__(
@@ -81,176 +66,19 @@ class Translator:
         self.model = model
         self._set_up(source_tokenizer, target_tokenizer, decoding, folder, document, rules)
 
-    def _set_up(
-        self,
-        source_tokenizer: Tokenizer,
-        target_tokenizer: Tokenizer,
-        decoding: DecodingConfig,
-        folder: Path | None,
-        document: dict[str, Any] | None,
-        rules: TextRules | None,
-    ) -> None:
-        self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
-        self.decoding = decoding
-        self.folder = folder
-        self.document = document or {}
-        self.rules = rules or TextRules()
-        self.placeholder_faults: Counter[str] = Counter()
-        self.stats = SearchStats()
-        self._token_settings = TokenSettings(target_tokenizer, self.rules)
-
-    def need_source(self, purpose: str) -> None:
-        """Refuse what looks at a source with a model that has none; this one has.
-
-        Raises:
-            ConfigError: the model is a decoder alone.
-        """
-
     @property
     def device(self) -> torch.device:
         """Where the model's weights are."""
         return self.model.output.weight.device
 
+    @cached_property
+    def speakers(self) -> dict[tuple[str | None, str | None], Translator]:
+        """The same model for other languages, by their codes, as far as they have been asked for (languages.py)."""
+        return {}
+
     def batch(self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> Batch:
         """A batch of token numbers without ``<s>`` and ``</s>``, on the model's device."""
         return collate(sources, targets, tokenizers=(self.source_tokenizer, self.target_tokenizer)).to(self.device)
-
-    def settings(self, **overrides: Any) -> DecodingConfig:
-        """The model's decoding settings with some replaced.
-
-        Raises:
-            ConfigError: unknown, out of range, or contradictory.
-        """
-        try:
-            return self.decoding.replaced(overrides)
-        except ValidationError as error:
-            raise ConfigError(explain(error, DecodingConfig)) from None
-
-    def generate(
-        self,
-        sources: Sequence[str],
-        *,
-        prefixes: Sequence[str] | None = None,
-        first_index: int = 0,
-        **settings: Any,
-    ) -> list[Generation]:
-        """Generate a target for each source text, in order.
-
-        Args:
-            sources: texts; what comes out for one does not depend on the others.
-            prefixes: for each source a text that its output begins with; default: the setting ``prefix``.
-            first_index: place of the first source in a larger input, from 0; samples depend on it.
-            **settings: any of :class:`~pellucid.config.DecodingConfig`, e.g. ``beam_size=5, n_best=3``.
-
-        Raises:
-            ConfigError: a setting is unknown or out of range, a prefix does not fit into its limit or is forbidden.
-            DataError: not as many prefixes as sources.
-            GenerationError: the settings leave a text no token to go on with.
-            LengthError: a source is longer than the model's learned positions; nothing has been computed then.
-        """
-        if isinstance(sources, str):
-            raise ConfigError("generate takes a list of texts: write generate([text])")
-        config = self.settings(**settings)
-        rules = self._token_settings.rules(config)
-        self._token_settings.check(config)
-        if prefixes is not None and len(prefixes) != len(sources):
-            raise DataError(f"{len(sources)} sources and {len(prefixes)} prefixes: give one for each, or none")
-        encoded = [self._encode_source(text, number, config) for number, text in enumerate(sources, 1)]
-        sentences = {
-            place: self._sentence(
-                ids, first_index + place, place + 1, None if prefixes is None else prefixes[place], config
-            )
-            for place, ids in enumerate(encoded)
-            if ids
-        }
-        results: list[list[GeneratedText]] = [[] for _ in sources]
-        # Similar lengths together: little padding. Blank sources have no tokens and stay without hypotheses.
-        order = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: len(encoded[i]), reverse=True)
-        for chosen in self._batches(order, encoded, sentences, config):
-            step = self._start([encoded[i] for i in chosen])
-            try:
-                found = search(step, [sentences[i] for i in chosen], config, rules, self.stats)
-            except (ConfigError, GenerationError) as error:  # in search, texts are counted from the input's first
-                if error.number is None:
-                    raise
-                raise type(error)(error.reason, number=error.number - first_index) from None
-            for index, hypotheses in zip(chosen, found, strict=True):
-                results[index] = [self._text_of(hypothesis, sources[index], config) for hypothesis in hypotheses]
-        generations = [Generation(source, hypotheses) for source, hypotheses in zip(sources, results, strict=True)]
-        if config.unknown != "copy":
-            return generations
-        from pellucid.copying import copy_unknown  # it reads alignments off this class
-
-        return copy_unknown(self, generations)
-
-    def stream(self, source: str, *, prefix: str | None = None, index: int = 0, **settings: Any) -> Iterator[str]:
-        """Generate a target for one text and give its parts as soon as they are certain.
-
-        Joined, the parts are the text of :meth:`generate`. Greedy search and samples give every token at once; beam
-        search gives what all hypotheses that may still become the best have in common.
-
-        Args:
-            source: a text; a blank one gives no parts.
-            prefix: a text that the output begins with; default: the setting of that name.
-            index: its place in a larger input, from 0; samples depend on it.
-            **settings: as for :meth:`generate`.
-
-        Raises:
-            ConfigError: as for :meth:`generate`, and ``n_best`` above 1; at once, before the first part.
-            GenerationError: the settings leave no token to go on with.
-            LengthError: the source is longer than the model's learned positions.
-        """
-        config = self.settings(**settings)
-        if config.n_best != 1:
-            raise ConfigError(
-                f"n_best ({config.n_best}) must be 1 to stream: only one output can be written as it comes"
-            )
-        if config.unknown == "copy":
-            raise ConfigError("unknown: copy needs the whole output and cannot be streamed: set it to keep or drop")
-        ids = self._encode_source(source, 1, config)
-        if not ids:
-            return iter(())
-        sentence = self._sentence(ids, index, 1, prefix, config)
-        searching = Search(self._start([ids]), [sentence], config, self._token_settings.rules(config), self.stats)
-        return self._parts(searching, source, config)
-
-    def _parts(self, searching: Search, source: str, config: DecodingConfig) -> Iterator[str]:
-        given = ""
-        while searching.advance():
-            # Bytes of a character that is not complete yet are shown as U+FFFD.
-            text = self._written(searching.settled(0), source, config).text.rstrip("\ufffd")
-            if len(text) > len(given) and text.startswith(given):
-                yield text[len(given) :]
-                given = text
-        rest = self._written(searching.results[0][0].tokens, source, config).text[len(given) :]
-        if rest:
-            yield rest
-
-    def source_ids(self, text: str, config: DecodingConfig) -> list[int]:
-        """The tokens of a source, without ``</s>``; none for a blank one.
-
-        Raises:
-            LengthError: it is longer than the model's learned positions or ``max_source_length``.
-        """
-        return self._encode_source(text, 1, config)
-
-    def check_sources(self, sources: Sequence[str], **settings: Any) -> dict[int, PellucidError]:
-        """What :meth:`generate` would refuse before it computes anything: errors by place in ``sources``, from 0.
-
-        Raises:
-            ConfigError: as for :meth:`generate`.
-        """
-        config = self.settings(**settings)
-        faults: dict[int, PellucidError] = {}
-        for place, text in enumerate(sources):
-            try:
-                if ids := self._encode_source(text, place + 1, config):
-                    self._sentence(ids, place, place + 1, None, config)
-            except (ConfigError, DataError, LengthError) as error:
-                if isinstance(error, ConfigError) and error.number is None:
-                    raise
-                faults[place] = error
-        return faults
 
     def open_search(
         self,
@@ -394,76 +222,25 @@ class Translator:
             cache_allocated=step.cache.allocated_bytes(),
         )
 
-    def _encode_source(self, text: str, number: int, config: DecodingConfig | None = None) -> list[int]:
-        if (example := self.document.get("awaits_language")) is not None:
-            again = "convert it again and " if "format" in self.document else ""
-            raise ConfigError(
-                f"{self.folder}: this model writes many languages: {again}name one with target_language "
-                f"(--target-language), e.g. {example}"
-            )
-        if not text.strip():
-            return []
-        ids = framed(self.source_tokenizer, self.source_tokenizer.encode(self.rules.read_source(text)))
-        _check_length(len(ids) + 1, self.model.encoder.embedder.positions, number, "source", config)
-        return ids
+    @property
+    def target_vocab_size(self) -> int:
+        return self.model.target_vocab_size
 
-    def _encode_target(self, text: str, number: int, source: str, config: DecodingConfig | None = None) -> list[int]:
-        ids = framed(self.target_tokenizer, self.target_tokenizer.encode(self.rules.read_target(text, source)))
-        _check_length(len(ids) + 1, self.model.decoder.embedder.positions, number, "target", config)
-        return ids
-
-    def _start(self, sources: list[list[int]]) -> CachedStep:
-        """The step function of a batch of encoded sources."""
+    def _start(self, sources: list[list[int]], sentences: Sequence[Sentence] = ()) -> StepFunction:
         batch = self.batch(sources, sources)
         return CachedStep(self.model, batch.source, batch.source_mask)
 
-    def _sentence(
-        self, ids: list[int], index: int, number: int, prefix: str | None, config: DecodingConfig
-    ) -> Sentence:
-        """What search is told about a text: at place ``index`` of the input, the ``number``-th of this call."""
-        limit = config.limit(len(ids) + 1)
-        longest = self._longest_output(ids)
-        if longest is not None and limit > longest:
-            limit = longest
-            if config.min_length >= longest:
-                raise ConfigError(
-                    f"min_length ({config.min_length}) leaves no room for </s> within the {longest} positions that the "
-                    "model has learned: lower it"
-                )
-        forced = self._token_settings.prefix(config, prefix)
-        if len(forced) >= limit:
-            raise ConfigError(
-                f"the forced prefix has {len(forced)} tokens, and only {limit} may be generated, </s> included: "
-                "shorten it or raise max_length",
-                number=number,
-            )
-        return Sentence(limit, index, forced)
+    def _copy_unknown(self, generations: list[Generation]) -> list[Generation]:
+        from pellucid.copying import copy_unknown  # it reads alignments off this class
+
+        return copy_unknown(self, generations)
+
+    def _check_positions(self, length: int, side: str) -> None:
+        stack = self.model.encoder if side == "source" else self.model.decoder
+        stack.embedder.positions.check(length)
 
     def _longest_output(self, ids: list[int]) -> int | None:
-        """Most tokens that the positions leave room for; None: no limit."""
         return self.model.decoder.embedder.positions.max_length
-
-    def _batches(
-        self,
-        order: Sequence[int],
-        encoded: Sequence[list[int]],
-        sentences: Mapping[int, Sentence],
-        config: DecodingConfig,
-    ) -> Iterator[list[int]]:
-        """``order`` in parts of ``batch_size`` texts; fewer where they are long, or beams or vocabulary wide."""
-        rows = config.n_best if config.sampling else config.beam_size
-        most = max(1, min(config.batch_size, MOST_LOGPROBS // (rows * self.model.target_vocab_size)))
-        batch: list[int] = []
-        longest = 0
-        for place in order:
-            length = len(encoded[place]) + sentences[place].limit
-            if batch and (len(batch) == most or (len(batch) + 1) * rows * max(longest, length) > MOST_POSITIONS):
-                yield batch
-                batch, longest = [], 0
-            batch.append(place)
-            longest = max(longest, length)
-        if batch:
-            yield batch
 
     @torch.inference_mode()
     def _forced(self, pairs: list[tuple[list[int], list[int]]]) -> list[list[float]]:
@@ -475,25 +252,6 @@ class Translator:
                 "the model's log-probabilities contain NaN: its weights are broken; check the checkpoint"
             )
         return [row.tolist() for row in logprobs.split([len(target) + 1 for _, target in pairs])]
-
-    def _written(self, tokens: Sequence[int], source: str, config: DecodingConfig) -> Written:
-        policy: UnknownPolicy = "drop" if config.unknown == "drop" else "keep"
-        return self.rules.write(write_tokens(self.target_tokenizer, tokens, policy), source)
-
-    def _text_of(self, hypothesis: Hypothesis, source: str, config: DecodingConfig) -> GeneratedText:
-        ids = list(hypothesis.tokens)
-        if hypothesis.finish_reason == "eos":
-            ids.append(self.target_tokenizer.eos_id)
-        written = self._written(hypothesis.tokens, source, config)
-        self.placeholder_faults.update(written.faults())
-        return GeneratedText(
-            text=written.text,
-            tokens=self.target_tokenizer.pieces(ids),
-            token_ids=ids,
-            token_logprobs=list(hypothesis.token_logprobs),
-            score=hypothesis.score,
-            finish_reason=hypothesis.finish_reason,
-        )
 
 
 @dataclass
@@ -512,17 +270,3 @@ class _CrossAttention(Observer):
         steps = torch.cat(self.weights, dim=2)[0]  # [H, T·L, S], layers inside steps
         array: np.ndarray = steps.unflatten(1, (-1, self.layers)).permute(2, 0, 1, 3).cpu().numpy()
         return array
-
-
-def _check_length(length: int, positions: NoPositions, number: int, side: str, config: DecodingConfig | None) -> None:
-    try:
-        positions.check(length)
-    except LengthError as error:
-        raise LengthError(error.reason, number=number, side=side) from None
-    if config is not None and length > config.max_source_length:
-        raise LengthError(
-            f"a sequence of {length} tokens is longer than max_source_length ({config.max_source_length}): "
-            "shorten or split it, or raise max_source_length",
-            number=number,
-            side=side,
-        )

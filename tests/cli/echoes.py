@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pellucid.commands import reading, resuming
+from pellucid.commands import engines, reading, resuming
 from pellucid.config import DecodingConfig
 from pellucid.errors import ConfigError, GenerationError, LengthError, PellucidError
 from pellucid.translator import GeneratedText, Generation
@@ -65,6 +65,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Echo:
     """An Echo that is the model of every command line, whatever folder that names; windows have --batch-size lines."""
     model = Echo()
     monkeypatch.setattr(reading, "open_model", lambda *arguments, **languages: model)
+    monkeypatch.setattr(engines, "open_generator", lambda *arguments, **options: model)
     monkeypatch.setattr(resuming, "model_fingerprint", lambda translator: translator.name)
     monkeypatch.setattr(reading, "CHUNK_BATCHES", 1)
     return model

@@ -425,7 +425,7 @@ def test_too_little_memory_is_no_traceback(world: Path, run: Run, monkeypatch: p
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
     ):
-        monkeypatch.setattr("pellucid.translator.Translator.generate", raiser(error))
+        monkeypatch.setattr("pellucid.text_generator.TextGenerator.generate", raiser(error))
         assert_one_sentence(
             run("translate", "-m", world / "models" / "good", "ba"), "there is not enough memory: lower"
         )
@@ -440,7 +440,7 @@ def raiser(error: BaseException) -> Callable[..., Any]:
 
 def test_a_bug_keeps_its_traceback(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for error in (RuntimeError("boom"), ValueError("boom"), KeyError("boom")):
-        monkeypatch.setattr("pellucid.translator.Translator.generate", raiser(error))
+        monkeypatch.setattr("pellucid.text_generator.TextGenerator.generate", raiser(error))
         with pytest.raises(type(error)):
             run("translate", "-m", world / "models" / "good", "ba")
 

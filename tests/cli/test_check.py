@@ -33,6 +33,15 @@ def test_a_trained_model_keeps_the_contract(tiny_run: Path, few: Path, run: Run)
     assert all(row["worst"] <= row["tolerance"] for row in facts["results"] if row["worst"] is not None)
 
 
+def test_some_items_at_another_tolerance(tiny_run: Path, few: Path, run: Run) -> None:
+    result = run("check", tiny_run, "--input", few, "--items", "9, 1", "--tolerance", 0.25, "--json", "--threads", 1)
+    facts = json.loads(result.out)
+    assert (result.status, facts["tolerance"]) == (0, 0.25)
+    assert {row["item"] for row in facts["results"]} == {1, 9}
+    compared = [row["tolerance"] for row in facts["results"] if row["worst"] is not None]
+    assert 0.25 in compared
+
+
 def forget(cache: KVCache, parents: torch.Tensor) -> None:
     cache.rows = parents.shape[0]
     for layer, pair in enumerate(cache._self):

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 import pellucid
-from pellucid.commands import reading
+from pellucid.commands import engines, reading
 from pellucid.commands.info import _cache
 from pellucid.config import Config, ModelConfig, load_config
 from pellucid.evaluation import evaluate
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.translator import Translator
+from pellucid.text_generator import TextGenerator
 from toys import Run, toy_settings
 
 
@@ -292,7 +292,7 @@ def test_evaluate_looks_at_its_metrics_before_it_translates(
     def refuse(*arguments: object) -> None:
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr(reading, "open_model", refuse)
+    monkeypatch.setattr(engines, "open_generator", refuse)
     files = toy_corpus / "dev.src", toy_corpus / "dev.tgt"
     result = run("evaluate", "-m", tiny_run, *files, "--bleu-tokenize", "14a")
     assert result.status == 2
@@ -302,16 +302,16 @@ def test_evaluate_looks_at_its_metrics_before_it_translates(
 def test_an_interrupted_evaluation_keeps_its_translations(
     tiny_run: Path, toy_corpus: Path, run: Run, workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = Translator.generate
+    generate = TextGenerator.generate
     calls: list[int] = []
 
-    def interrupted(self: Translator, sources: list[str], **settings: Any) -> Any:
+    def interrupted(self: TextGenerator, sources: list[str], **settings: Any) -> Any:
         calls.append(len(sources))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return generate(self, sources, **settings)
 
-    monkeypatch.setattr(Translator, "generate", interrupted)
+    monkeypatch.setattr(TextGenerator, "generate", interrupted)
     monkeypatch.setattr(reading, "CHUNK_BATCHES", 1)
     files = toy_corpus / "dev.src", toy_corpus / "dev.tgt"
     result = run("evaluate", "-m", tiny_run, *files, "--batch-size", 4, "-o", "out")

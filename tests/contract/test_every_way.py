@@ -28,7 +28,7 @@ def cached(model: Path, _patch: pytest.MonkeyPatch) -> Way:
 def uncached(model: Path, patch: pytest.MonkeyPatch) -> Way:
     """The same, computing every prefix from its beginning."""
 
-    def start(translator: Translator, sources: list[list[int]]) -> UncachedStep:
+    def start(translator: Translator, sources: list[list[int]], _: object = ()) -> UncachedStep:
         batch = translator.batch(sources, sources)
         return UncachedStep(translator.model, batch.source, batch.source_mask)
 

@@ -56,11 +56,33 @@ class Pages:
         page.wait_for_selector(".panel, .failure")
         return page
 
+    def visit(self, address: str, state: str = "", ready: str = ".panel") -> Any:
+        """The page of a server, in a browser window of its own."""
+        context = self.browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(60_000)
+        page = context.new_page()
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(f"{address}#lang=en&{state}")
+        page.wait_for_selector(ready)
+        return page
+
     def draw(self, page: Any) -> Any:
         """Scroll past every panel, so that each is drawn."""
         for name in page.eval_on_selector_all(".panel", "panels => panels.map(panel => panel.id)"):
             page.evaluate("id => document.getElementById(id).scrollIntoView()", name)
             page.wait_for_selector(f"#{name} .panel-body > :not(.panel-wait)")
+        return page
+
+    def settle(self, page: Any) -> Any:
+        """Wait until panels out of sight, which are drawn again one by one at leisure, are up to date."""
+        page.evaluate(
+            """() => new Promise(done => {
+              let calls = 0;
+              const next = () => (calls += 1) > 12 ? setTimeout(done, 50) : requestIdleCallback(next, { timeout: 250 });
+              next();
+            })"""
+        )
         return page
 
 

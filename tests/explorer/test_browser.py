@@ -63,6 +63,7 @@ def test_every_panel_shows_the_same_step(pages: Pages, document: Json) -> None:
         page.fill("input[type=range]", str(step))
         row = f"{(['<s>', *TARGET])[step]} ▸ {TARGET[step]}"
         page.wait_for_function("n => document.querySelector('output.step').dataset.step == n", arg=str(step))
+        pages.settle(page)
         assert page.inner_text("#now").startswith(f"step {step + 1}: {row}, strongest ")
         for selector in ("#mask .matrix-rows .on", "#cross .matrix-rows .on"):
             assert page.inner_text(selector) == row
@@ -113,6 +114,7 @@ def test_a_hypothesis_swaps_the_decoders_panels(pages: Pages, document: Json) ->
     page = pages.draw(pages.open(document))
     page.click(f"#search .pick >> text={document['writings'][1]['text']}")
     page.wait_for_function("() => document.querySelectorAll('.chip.target').length === 4")
+    pages.settle(page)
     assert np.array_equal(shown_matrix(page, "cross"), values(document["writings"][1]["cross"]["attn"][LAYERS - 1])[0])
 
 

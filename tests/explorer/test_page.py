@@ -34,7 +34,7 @@ def test_both_languages_have_the_same_keys_and_the_same_numbers_in_them() -> Non
 
 def test_chinese_texts_are_chinese() -> None:
     same = {key for key, text in table("zh").items() if not re.search(r"[\u4e00-\u9fff]", text)}
-    assert same <= {"matrix.readout", "cell.dot", "cell.divisor"}
+    assert same <= {"matrix.readout", "cell.dot", "cell.divisor", "attention.divided", "attention.undivided"}
 
 
 def test_every_text_that_the_modules_ask_for_exists() -> None:
@@ -69,6 +69,21 @@ def test_vendored_files_are_what_is_recorded() -> None:
     assert json.loads((STATIC / "vendor" / "vendor.json").read_text(encoding="utf-8")).keys() == {
         path.name for path in (STATIC / "vendor").glob("*.js")
     }
+
+
+def test_the_style_sheet_states_each_rule_once() -> None:
+    style = re.sub(r"/\*.*?\*/", "", (STATIC / "style.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    open_heads: list[str] = []
+    seen = set()
+    for head, bracket in re.findall(r"([^{};]*)([{};])", style):
+        if bracket == "{":
+            open_heads.append(" ".join(head.split()))
+            if not open_heads[-1].startswith("@"):
+                assert tuple(open_heads) not in seen, open_heads
+                seen.add(tuple(open_heads))
+        elif bracket == "}":
+            open_heads.pop()
+    assert len(seen) > 150 and not open_heads
 
 
 # -- colours

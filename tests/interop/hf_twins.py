@@ -20,7 +20,7 @@ import torch
 
 from pellucid.interop.huggingface.languages import M2M100_LANGUAGES
 
-__all__ = ["LANGUAGES", "TEXTS", "TWINS", "Twin", "hf_tokenizer", "make_twin", "source_ids"]
+__all__ = ["LANGUAGES", "TEXTS", "TWINS", "Twin", "hf_tokenizer", "make_bert", "make_twin", "source_ids"]
 
 TEXTS = [
     "the old man reads a book in the garden",
@@ -165,6 +165,33 @@ def write_t5(folder: Path) -> int:
     return -(-(len(pieces_of(model)) + 10) // 128) * 128  # rows that no token has, as in the real ones
 
 
+def write_byt5(folder: Path) -> int:
+    write_about(folder, tokenizer_class="ByT5Tokenizer", extra_ids=125)
+    return 384
+
+
+def write_barthez(folder: Path) -> int:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = pieces_of(sentencepiece_model())[3:]
+    table = ["<s>", "<pad>", "</s>", "<unk>", *pieces, "<mask>"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(n)) for n, piece in enumerate(table)], 3, False))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    marks = ("<s>", "<pad>", "</s>", "<unk>")
+    tokenizer.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
+    tokenizer.add_special_tokens([AddedToken("<mask>", special=True, normalized=False, lstrip=True)])
+    tokenizer.post_processor = _around("<s>", "</s>")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_about(folder, tokenizer_class="BarthezTokenizer", unk_token="<unk>", eos_token="</s>")
+    return len(table)
+
+
+def _around(first: str, last: str) -> Any:
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(f"{first} $A {last}", special_tokens=[(first, 0), (last, 2)])
+
+
 BART_SIZES = dict(
     d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
     encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=64, init_std=0.25,
@@ -202,6 +229,10 @@ TWINS = {
         "MBartForConditionalGeneration", "MBartConfig", "MBart50Tokenizer", {**BART_SIZES, "scale_embedding": True},
         write_mbart50, LANGUAGES["mbart50"],
     ),
+    "barthez": Twin(
+        "MBartForConditionalGeneration", "MBartConfig", "PreTrainedTokenizerFast",
+        {**BART_SIZES, "scale_embedding": True}, write_barthez,
+    ),
     "m2m100": Twin(
         "M2M100ForConditionalGeneration", "M2M100Config", "M2M100Tokenizer", BART_SIZES, write_m2m100,
         LANGUAGES["m2m100"],
@@ -219,6 +250,7 @@ TWINS = {
         "T5ForConditionalGeneration", "T5Config", "T5Tokenizer",
         {**T5_SIZES, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, write_t5,
     ),
+    "byt5": Twin("T5ForConditionalGeneration", "T5Config", "ByT5Tokenizer", T5_SIZES, write_byt5),
     "mt5": Twin("MT5ForConditionalGeneration", "MT5Config", "T5Tokenizer", T5_SIZES, write_t5),
 }  # fmt: skip
 UNTIED = ("t5-gated", "mt5")
@@ -245,6 +277,23 @@ def make_twin(name: str, folder: Path, **settings: Any) -> Any:
         setattr(model.generation_config, setting, value)
     if name == "marian":
         model.generation_config.bad_words_ids = [[size - 1]]
+    model.save_pretrained(folder)
+    return model
+
+
+def make_bert(folder: Path, name: str = "BertModel", **settings: Any) -> Any:
+    """Write a BERT without a tokenizer into ``folder`` and give transformers' model of it."""
+    library = transformers()
+    sizes = dict(
+        vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=20, type_vocab_size=3, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    model = getattr(library, name)(library.BertConfig(**{**sizes, **settings})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
 

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hf_twins import transformers
+from hf_twins import make_bert
 from safetensors.torch import load_file, save_file
 
 import pellucid
 from pellucid.errors import LengthError, ModelFolderError
 from pellucid.interop.huggingface.bert import load_encoder
-
-
-def make_bert(folder: Path, name: str = "BertModel", **settings: Any) -> Any:
-    library = transformers()
-    sizes = dict(
-        vocab_size=50, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-        max_position_embeddings=20, type_vocab_size=3, initializer_range=0.3,
-    )  # fmt: skip
-    torch.manual_seed(7)
-    model = getattr(library, name)(library.BertConfig(**{**sizes, **settings})).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return model
 
 
 @pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM"])

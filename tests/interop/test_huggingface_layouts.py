@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from hf_twins import (
     CORPUS,
@@ -257,7 +258,7 @@ def test_float32_weights_stay_mapped_and_nothing_is_drawn(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("t5", "ByT5Tokenizer"), ("mbart", "AlbertTokenizer"), ("bart", "BartphoTokenizer")]
+    ("name", "kind"), [("t5", "UdopTokenizer"), ("mbart", "AlbertTokenizer"), ("bart", "BartphoTokenizer")]
 )
 def test_an_unknown_class_of_tokenizer_is_named(name: str, kind: str, tmp_path: Path) -> None:
     make_twin(name, tmp_path)
@@ -282,3 +283,39 @@ def test_settings_of_generation_have_one_place(tmp_path: Path) -> None:
     model = pellucid.load(tmp_path, "cpu")
     assert model.target_tokenizer.prefix_ids == (71,)
     assert "eos_token_id = [2, 5] (only the first ends a text here)" in model.document["unmapped"]
+
+
+def test_barthez_with_its_sentencepiece_file_alone(tmp_path: Path) -> None:
+    """Its pieces keep their own numbers, and the last of them is <mask>."""
+    make_twin("barthez", tmp_path)
+    model = sentencepiece_model(bos_id=0, pad_id=1, eos_id=2, unk_id=3)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(model)
+    size = len(pieces_of(model))
+    for name in ("config.json",):
+        config = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(config | {"vocab_size": size}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = {n: t[:size] if n == "model.shared.weight" else t for n, t in tensors.items()}
+    tensors = {n: t[:, :size].contiguous() if n == "final_logits_bias" else t for n, t in tensors.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    tokenizer = pellucid.load(tmp_path, "cpu").source_tokenizer
+    assert tokenizer.pieces(range(4)) == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert tokenizer.encode("the old <mask>")[-1] == size - 1
+    assert tokenizer.encode(TEXTS[0]) == sentencepiece.SentencePieceProcessor(model_proto=model).Encode(TEXTS[0])
+    assert tokenizer.prefix_ids == (0,)
+
+
+def test_bytes_as_tokens(tmp_path: Path) -> None:
+    make_twin("byt5", tmp_path)
+    tokenizer = pellucid.load(tmp_path, "cpu").source_tokenizer
+    text = "a é 狗<extra_id_3>."
+    ids = tokenizer.encode(text)
+    assert ids == [*(byte + 3 for byte in "a é 狗".encode()), 262, ord(".") + 3]
+    assert [text[a:b] for a, b in tokenizer.spans(text)] == ["a", " ", "é", "", " ", "狗", "", "", "<extra_id_3>", "."]
+    assert tokenizer.pieces(ids[:5]) == ["a", "▁", "<0xC3>", "<0xA9>", "▁"]
+    found, spans = tokenizer.decode_spans(ids)
+    assert found == tokenizer.decode(ids) == "a é 狗."
+    assert [found[a:b] for a, b in spans] == ["a", " ", "", "é", " ", "", "", "狗", "", "."]
+    assert tokenizer.decode(ids[:3]) == "a "  # half a character
+    assert tokenizer.unknown("a<unk>") == ["<unk>"]

@@ -474,11 +474,11 @@ class OpenNMT:
 # -- subwords
 
 
-def spm(texts: list[str]) -> bytes:
+def spm(texts: list[str], **settings: Any) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(texts), model_writer=model, vocab_size=40, hard_vocab_limit=False, num_threads=1,
-        minloglevel=2,
+        minloglevel=2, **settings,
     )  # fmt: skip
     return model.getvalue()
 

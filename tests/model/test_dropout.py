@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from pellucid.config import ModelConfig
 from pellucid.model.layers import Dropout
+from pellucid.model.transformer import Embedder
 
 
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.3, 0.5, 0.99])
@@ -81,3 +83,14 @@ def test_a_probability_next_to_1_keeps_the_smallest_share_there_is() -> None:
     y = Dropout(1 - 1e-9)(torch.ones(1_000_000))
     assert y.unique().tolist() == [0, 65536]
     assert (y != 0).sum().item() == pytest.approx(1_000_000 / 65536, abs=5 * math.sqrt(1_000_000 / 65536))
+
+
+def test_word_dropout_takes_whole_tokens_and_leaves_their_positions() -> None:
+    config = ModelConfig(preset="tiny", word_dropout=0.25, dropout=0.0)
+    embedder = Embedder(config, torch.nn.Embedding(11, config.hidden_size), two_sided=True)
+    tokens = torch.randint(11, (40, 50))
+    everything, positions = embedder.eval()(tokens), embedder.positions.vectors(50, 0)
+    left = embedder.train()(tokens) - positions
+    gone = (left == 0).all(-1)
+    assert gone.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert torch.allclose(left[~gone], (everything - positions)[~gone] / 0.75, atol=1e-5)

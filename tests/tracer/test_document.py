@@ -16,6 +16,7 @@ from random_models import TEXT, make_translator
 
 from pellucid.errors import ConfigError, DataError, LengthError, MissingExtraError
 from pellucid.tracing.arrays import Array
+from pellucid.tracing.figures import CHINESE_FONTS
 from pellucid.tracing.json_form import dumps, encode, encode_live, find
 from pellucid.tracing.trace import Trace
 from pellucid.translator import Translator
@@ -208,6 +209,19 @@ def test_figures_are_drawn_from_the_numbers(trace: Trace, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'pellucid\[plot\]'"):
         trace.plot_beam()
+
+
+def test_labels_have_a_font_for_chinese_behind_the_usual_one(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager, rcParams
+
+    usual = list(rcParams["font.family"])
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name not in CHINESE_FONTS]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    assert trace.plot_beam().axes[0].texts[0].get_fontfamily() == usual
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*fonts, font_manager.FontEntry(name="SimHei")])
+    label = trace.plot_attention(head=0).axes[0].get_xticklabels()[0]
+    assert label.get_fontfamily() == trace.plot_beam().axes[0].texts[0].get_fontfamily() == [*usual, "SimHei"]
+    assert rcParams["font.family"] == usual
 
 
 def test_the_page_in_one_file_holds_the_trace(trace: Trace) -> None:

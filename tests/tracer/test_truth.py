@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -340,7 +341,7 @@ def timeless(trace: Trace) -> Any:
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if k not in ("ms", "step_ms", "created")}
+            return {k: strip(v) for k, v in value.items() if k not in ("ms", "step_ms", "runs", "created")}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     return strip(encode(trace))
@@ -373,3 +374,24 @@ def test_off_the_same_operators_run_and_on_nothing_changes(translator: Translato
         fresh.model.encoder.embedder(tokens)
     added = {"sinusoidal": 3, "learned": 3}.get(translator.model.config.positions, 0)  # its rows, their type, the sum
     assert len(operators.names) == 2 + added  # look up, scale
+
+
+def profiled(translator: Translator) -> tuple[list[str], Any]:
+    """The operators that PyTorch's profiler lists, in order, and what was generated."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        found = translator.generate([TEXT, "w7"], beam_size=3)
+    return [event.name for event in profiler.events() if event.name.startswith("aten::")], found
+
+
+def test_the_profiler_lists_the_same_operators_where_there_is_no_tracing(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator.trace(TEXT)
+    with_tracing = profiled(translator)
+    assert len(with_tracing[0]) > 1000
+    for name in [name for name in sys.modules if name.startswith(("pellucid.tracer", "pellucid.tracing"))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    plain = make_translator(positions=translator.model.config.positions)
+    with pytest.raises(ImportError):
+        plain.trace(TEXT)
+    assert profiled(plain) == with_tracing

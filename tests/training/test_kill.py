@@ -1,4 +1,4 @@
-"""Twenty SIGKILLs at random moments: the run ends as one that was never disturbed, to the last bit."""
+"""Fifty SIGKILLs at random moments: the run ends as one that was never disturbed, to the last bit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import yaml
 from runs import full_settings, traces
 from toys import write_toy_corpus
 
-KILLS = 20
-STARTING = 5  # of them while the process starts: imports, reading, going back to the checkpoint
-UPDATES = 700
+KILLS = 50
+STARTING = 12  # of them while the process starts: imports, reading, going back to the checkpoint
+UPDATES = 1700
 LIFE = 40  # most updates of a life: so few that the run outlives all kills
 
 
@@ -44,7 +44,7 @@ def kill_after_updates(child: subprocess.Popen[str], updates: int, seconds: floa
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+def test_fifty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     seed = int(os.environ.get("KILL_SEED") or int.from_bytes(os.urandom(4), "big"))
     sys.stdout.write(f"KILL_SEED={seed} repeats these moments, as far as the machine does\n")
     rng = random.Random(seed)

@@ -60,6 +60,21 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     assert traces(tmp_path) == undisturbed
 
 
+def test_r_drop_and_word_dropout_go_on_exactly(corpus: Path, tmp_path: Path) -> None:
+    """Both passes and the words left out are drawn again as they were."""
+
+    def settings(name: str, **training: Any) -> dict[str, Any]:
+        found = full_settings(corpus, tmp_path / name, r_drop=5.0, max_updates=4, **training)
+        found["model"] |= {"word_dropout": 0.2}
+        return found
+
+    train(parse_config(settings("whole")), Silent())
+    train(parse_config(settings("stopped")), Ending(3, signal.SIGINT))
+    assert json.loads((tmp_path / "stopped" / "last" / "training.json").read_text())["update"] == 3
+    assert train(parse_config(settings("stopped")), Silent()).finished
+    assert traces(tmp_path / "stopped") == traces(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(("update", "how"), [(7, "update"), (8, "save")])
 def test_a_killed_run_goes_on_exactly(
     update: int, how: str, undisturbed: dict[str, Any], corpus: Path, tmp_path: Path

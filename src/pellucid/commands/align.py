@@ -21,9 +21,9 @@ READINGS = {"write": "the step that predicts a word", "read": "the step whose in
 
 @options.decoding_options("batch_size")
 def align(
-    model: options.ModelFolder,
     sources: Annotated[str, typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.")],
     targets: Annotated[str, typer.Argument(metavar="TARGETS", help="File with a target text a line, aligned with it.")],
+    model: options.ModelFolder = None,
     output: options.Output = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write a JSON object a line: source, target, their units, links, weights.")
@@ -59,6 +59,11 @@ def align(
             raise ConfigError(
                 f"--{name.replace('_', '-')} and --choose-heads contradict each other: choosing writes no alignments, "
                 "but alignment.json into the model folder; give one of the two"
+            )
+        if model is None:
+            raise ConfigError(
+                "--choose-heads writes into the model folder, and the bundled model's choice is made: name a model of "
+                "your own with --model"
             )
         _choose(model, sources, targets, as_json, device, threads)
     else:
@@ -150,7 +155,7 @@ def alignment_fields(alignment: Any) -> dict[str, Any]:
 
 
 def _align(
-    model: str,
+    model: str | None,
     sources: str,
     targets: str,
     output: str | None,

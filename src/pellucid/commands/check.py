@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pellucid.commands import options
+from pellucid.commands import engines, options
 from pellucid.commands.terminal import open_reporter, to_json
 
-__all__ = ["check"]
+__all__ = ["check", "sources_for"]
 
 BROKEN = 1
 MARKS = {True: "holds", False: "FAILS", None: "-"}
@@ -25,9 +25,7 @@ HEAD = ("item", "what", "", "worst", "allowed", "checked")
 
 @options.decoding_options(without=("max_source_length", "unknown", "batch_size"))
 def check(
-    model: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
-    ],
+    model: options.ModelArgument = None,
     input: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +56,16 @@ def check(
     decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="torch|native",
+            help="Which engine to check: torch (the default), or the native one, which cannot be looked into.",
+            show_default=False,
+        ),
+    ] = None,
+    precision: engines.Precision = "float32",
 ) -> None:
     """Check the decoding contract on a model.
 
@@ -84,10 +92,20 @@ def check(
     if not 0 < tolerance < 1:
         raise ConfigError(f"--tolerance ({tolerance}) must be above 0 and below 1: it is a part of the largest logit")
     chosen = _items(items)
-    translator = open_model(model, device, threads)
-    translator.need_source("check")
-    way = ModelWay(translator, own=translator.settings(**decoding))
-    sources, origin = _sources(translator, model, input, sentences)
+    way: Any
+    if engine is None:
+        engine = "torch" if precision == "float32" else "native"
+    if (engine, precision) == ("torch", "float32"):
+        translator = open_model(model, device, threads)
+        translator.need_source("check")
+        way = ModelWay(translator, own=translator.settings(**decoding))
+    else:
+        from pellucid.native_way import NativeWay
+
+        translator = engines.open_generator(model, device, threads, engine=engine, precision=precision)
+        way = NativeWay(translator, own=translator.settings(**decoding))
+    place = model or str(translator.folder)
+    sources, origin = sources_for(translator, place, input, sentences)
     results = []
     with open_reporter() as reporter:
         for result in run_checks(way, sources, tolerance, chosen):
@@ -96,7 +114,7 @@ def check(
     failed = any(result.holds is False for result in results)
     if as_json:
         facts = {
-            "model": str(translator.folder or model),
+            "model": str(translator.folder or place),
             "sources": len(sources),
             "origin": origin,
             "tolerance": tolerance,
@@ -123,7 +141,7 @@ def _items(text: str | None) -> list[int]:
     return numbers
 
 
-def _sources(translator: Any, model: str, path: str | None, wanted: int) -> tuple[list[str], str]:
+def sources_for(translator: Any, model: str, path: str | None, wanted: int) -> tuple[list[str], str]:
     """Sources, and where they are from."""
     from pellucid.contract.sources import kept_sources, spread, synthetic_sources
     from pellucid.data.lines import STDIN, check_file, read_lines

@@ -76,6 +76,7 @@ def check(
     `pellucid train`; what train would refuse is an error here, too.
     """
     from pellucid.commands.reading import read_config
+    from pellucid.data.overlap import count_leaks
     from pellucid.data.prepare import prepare
 
     config = read_config(
@@ -86,6 +87,9 @@ def check(
     )
     with tempfile.TemporaryDirectory(prefix="pellucid-") as folder, open_reporter() as reporter:
         data = prepare(config, Path(folder), lambda stage, done: reporter.progress(stage, done, 0))
+        count_leaks(
+            data.train, data.dev, lambda done: reporter.progress("compare dev with train", done, len(data.train))
+        )
         lines = list(data.report)
         for side, tokenizer in (("source", data.source_tokenizer), ("target", data.target_tokenizer)):
             lines.append(f"{side} tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pellucid.commands import options
+from pellucid.commands import engines, options
 from pellucid.commands.terminal import one_line, open_output, open_reporter, to_json
 
 __all__ = ["evaluate"]
@@ -24,7 +24,7 @@ LABELS = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER", "ser": "SER"}
 
 @options.decoding_options(without=("n_best",))
 def evaluate(
-    model: options.ModelFolder,
+    model: options.ModelFolder = None,
     sources: Annotated[
         str | None,
         typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.", show_default=False),
@@ -50,6 +50,9 @@ def evaluate(
     decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
+    engine: engines.Engine = "auto",
+    precision: engines.Precision = "float32",
+    workers: engines.Workers = None,
 ) -> None:
     """Translate a corpus and compare with its references.
 
@@ -58,12 +61,21 @@ def evaluate(
     translated by nothing. Settings that are not given are the model's own.
     """
     from pellucid import evaluation
-    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model
+    from pellucid.commands.reading import CHUNK_BATCHES, chunked
 
     names = _known(metric)
     evaluation.evaluate(["x"], ["x"], names, bleu_tokenize=bleu_tokenize)  # what is wrong with them, before the work
     pairs = _read_pairs(model, sources, references)
-    translator = open_model(model, device, threads, source_language=source_language, target_language=target_language)
+    translator = engines.open_generator(
+        model,
+        device,
+        threads,
+        engine=engine,
+        precision=precision,
+        workers=workers,
+        source_language=source_language,
+        target_language=target_language,
+    )
     config = translator.settings(**decoding, n_best=1)
     generations: list[Any] = []
     texts: list[str] = []
@@ -79,7 +91,7 @@ def evaluate(
     facts = {
         "lines": len(pairs),
         **{name: value for name, value in asdict(scores).items() if name.split("_")[0] in names},
-        "seconds": round(seconds, 3),
+        "seconds": round(seconds, 6),
         "sentences_per_second": round(len(pairs) / seconds, 3),
         "search_steps": translator.stats.sentence_steps,
         "search_steps_after_settled": translator.stats.sentence_steps - translator.stats.settled_steps,
@@ -102,7 +114,7 @@ def _known(metrics: str) -> list[str]:
     return names
 
 
-def _read_pairs(model: str, sources: str | None, references: str | None) -> list[Any]:
+def _read_pairs(model: str | None, sources: str | None, references: str | None) -> list[Any]:
     """The pairs of two files, or of the test corpus of the run that the model belongs to."""
     from pellucid.commands.reading import read_corpus
     from pellucid.config import load_config
@@ -113,6 +125,8 @@ def _read_pairs(model: str, sources: str | None, references: str | None) -> list
         return list(read_corpus(sources, references))
     if sources is not None:
         raise ConfigError(f"{sources}: the file with the references is missing: name it behind this one")
+    if model is None:
+        raise ConfigError("the bundled model has no corpus: name a file with sources and one with references")
     for folder in (Path(model), Path(model).resolve().parent):
         if (folder / "config.yaml").is_file():
             data = load_config(folder / "config.yaml").data

@@ -16,14 +16,14 @@ from pellucid.commands.terminal import to_json
 
 __all__ = ["describe", "info"]
 
+_VOCABULARY = 8
+"""Any: no vector of a word is in a cache."""
 MEASURED_TOKENS = 8
 """Source and target tokens of the cache that is measured; fewer where a learned table has fewer positions."""
 
 
 def info(
-    model: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
-    ],
+    model: options.ModelArgument = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,
@@ -35,9 +35,10 @@ def info(
     cache; multi-head is what the model would need with a key/value head for each query head. Generation settings of a
     Hugging Face checkpoint that have no counterpart here are listed as not mapped.
     """
-    from pellucid.loading import load
+    from pellucid.commands.reading import open_model
 
-    facts = describe(load(model, "cpu", source_language=source_language, target_language=target_language))
+    languages = {"source_language": source_language, "target_language": target_language}
+    facts = describe(open_model(model, "cpu", None, **languages))
     if as_json:
         typer.echo(to_json(facts, indent=2))
     else:
@@ -53,6 +54,7 @@ def describe(translator: Any) -> dict[str, Any]:
     return {
         "folder": str(translator.folder),
         "checkpoint": _origin(translator.document),
+        "weights": _weights(translator),
         "parameters": {**counts, "total": sum(counts.values())},
         "stacks": "encoder and decoder" if hasattr(model, "encoder") else "decoder",
         "model": model.config.model_dump(mode="json"),
@@ -74,6 +76,16 @@ def _origin(document: dict[str, Any]) -> str | None:
     if "origin" in document:
         return f"{document['origin']['program']}, {document['origin']['architecture']}"
     return f"Hugging Face, {document['huggingface'].get('model_type')}" if "huggingface" in document else None
+
+
+def _weights(translator: Any) -> dict[str, Any] | None:
+    """How the numbers of a model of our own are stored, and in how many bytes; None for a checkpoint."""
+    from pellucid.model.storage import WEIGHTS_FILE
+
+    if "format" not in translator.document:
+        return None
+    size = (translator.folder / WEIGHTS_FILE).stat().st_size
+    return {"storage": translator.document.get("storage", "float32"), "bytes": size}
 
 
 def _training(translator: Any) -> dict[str, Any]:
@@ -99,10 +111,17 @@ def _training(translator: Any) -> dict[str, Any]:
 
 
 def _cache(model: Any) -> dict[str, Any]:
-    """Bytes per token: by formula, measured, and of the multi-head equivalent."""
+    """Bytes per token: by formula, measured, and of the multi-head equivalent.
+
+    Measured on a model of the same architecture without numbers: weights, which may be large, are not read for it.
+    """
     import torch
 
+    from pellucid.model.skeleton import skeleton
+
     config, size = model.config, model.output.weight.element_size()
+    model = skeleton(lambda: type(model)(config, *[_VOCABULARY] * (2 if hasattr(model, "encoder") else 1)))
+    model = model.to("meta").eval()
     if not hasattr(model, "encoder"):
         return _cache_of_decoder(model)
     with torch.inference_mode():
@@ -153,10 +172,12 @@ def _cache_of_decoder(model: Any) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
-    model, cache = facts["model"], facts["kv_cache"]
+    model, cache, weights = facts["model"], facts["kv_cache"], facts["weights"]
     yield facts["folder"]
     if facts["checkpoint"]:
         yield f"checkpoint       {facts['checkpoint']}"
+    if weights:
+        yield f"weights          {weights['storage']}, {weights['bytes']:,} bytes"
     yield f"parameters       {facts['parameters']['total']:,}"
     for part in ("embeddings", "encoder", "decoder"):
         yield f"  {part:<14} {facts['parameters'][part]:,}"

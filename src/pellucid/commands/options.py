@@ -19,6 +19,7 @@ __all__ = [
     "AlignmentThreshold",
     "AlignmentUnits",
     "Device",
+    "ModelArgument",
     "ModelFolder",
     "Output",
     "SettingsCommand",
@@ -160,7 +161,22 @@ def given(**settings: Any) -> dict[str, Any]:
 
 
 ModelFolder = Annotated[
-    str, typer.Option("--model", "-m", metavar="FOLDER", help="A run folder (its best/ is used), or a model folder.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="FOLDER",
+        help="A run folder (its best/ is used), or a model folder; default: the model that comes with pellucid.",
+        show_default=False,
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FOLDER]",
+        help="A run folder (its best/ is used), or a model folder; default: the model that comes with pellucid.",
+        show_default=False,
+    ),
 ]
 Output = Annotated[
     str | None,

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pellucid.bundled import BUNDLED, bundled_folder
 from pellucid.commands.options import given
+from pellucid.commands.terminal import PlainReporter
 from pellucid.config import Config, CorpusConfig, load_config, parse_config
 from pellucid.data.corpus import Pair, read_pairs
 from pellucid.data.lines import STDIN, byte_lines, check_file, decode_line
@@ -24,6 +26,7 @@ __all__ = [
     "Line",
     "chunked",
     "count_lines",
+    "name_bundled",
     "open_model",
     "read_config",
     "read_corpus",
@@ -193,20 +196,32 @@ def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def open_model(model: str, device: str | None, threads: int | None, **languages: str | None) -> Any:
+def open_model(model: str | None, device: str | None, threads: int | None, **languages: str | None) -> Any:
     """The :class:`~pellucid.translator.Translator` of a model folder, on that device, with that many CPU threads.
 
     Args:
-        model, device, threads: as typed.
+        model, device, threads: as typed; without a model it is the bundled one, and a line on stderr says so.
         **languages: ``source_language`` and ``target_language`` of :func:`~pellucid.loading.load`.
 
     Raises:
         ConfigError: no such device, no such number of threads; a language that does not fit the model.
-        ModelFolderError: not a model.
+        ModelFolderError: not a model, or the bundled one is missing.
     """
     machine = parse_config({"training": given(device=device, threads=threads)}).training
     from pellucid.loading import load
     from pellucid.training.runtime import set_threads
 
     set_threads(machine.threads)
+    if model is None:
+        name_bundled()
     return load(model, machine.device, **languages)
+
+
+def name_bundled() -> None:
+    """Say on stderr which model it is that nobody named.
+
+    Raises:
+        ModelFolderError: it is missing.
+    """
+    bundled_folder()
+    PlainReporter().line(f"no model was named: this is {BUNDLED}, Chinese to English, which comes with pellucid")

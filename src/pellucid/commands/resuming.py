@@ -401,6 +401,10 @@ def open_sink(name: str | None, resume: bool, source: str | None = None) -> Iter
 
 def model_fingerprint(translator: Any) -> str:
     """SHA-256 of all that a model is: architecture, weights, tokenizers, and what is done to text around them."""
+    from pellucid.native_translator import NativeTranslator
+
+    if isinstance(translator, NativeTranslator):
+        return translator.fingerprint()
     import torch
 
     digest = hashlib.sha256(json.dumps(translator.model.config.model_dump(mode="json"), sort_keys=True).encode())

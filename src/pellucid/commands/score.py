@@ -20,9 +20,9 @@ __all__ = ["score"]
     *("max_source_length", "batch_size"),
 )
 def score(
-    model: options.ModelFolder,
     sources: Annotated[str, typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.")],
     targets: Annotated[str, typer.Argument(metavar="TARGETS", help="File with a target text a line, aligned with it.")],
+    model: options.ModelFolder = None,
     output: options.Output = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write a JSON object a line: source, target, score, tokens, token_logprobs.")

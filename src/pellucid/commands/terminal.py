@@ -110,12 +110,14 @@ class Pace:
             self._said = now
             self._reporter.line(f"translating: {self._place()}, {self._speed(now)}{self._left(now)}")
 
-    def end(self) -> None:
-        """Say how fast it was, if it was long enough for anybody to have waited."""
+    def end(self) -> bool:
+        """Say how fast it was, and give True, if it was long enough for anybody to have waited."""
         now = time.monotonic()
-        if now - self._start >= self.every and not self._quiet:
+        was_long = now - self._start >= self.every and not self._quiet
+        if was_long:
             lines = self._done - self._first
             self._reporter.line(f"translated {lines:,} lines in {_clock(now - self._start)}, {self._speed(now)}")
+        return was_long
 
     def _place(self) -> str:
         if not self._total:

@@ -14,25 +14,11 @@ from pellucid.commands.terminal import open_output
 
 __all__ = ["trace"]
 
-NO_MODEL = (
-    "there is no model in this installation of pellucid yet: give a trained one with --model FOLDER "
-    "(pellucid demo trains one in some minutes)"
-)
-
 
 @options.decoding_options("beam_size", "n_best", "length_penalty", "length_alpha", "max_length")
 def trace(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The source text.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="FOLDER",
-            help="A run folder (its best/ is used), or a model folder.",
-            show_default=False,
-        ),
-    ] = None,
+    model: options.ModelFolder = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the JSON into a file.", show_default=False),
@@ -55,10 +41,7 @@ def trace(
     inside, one file that needs neither network nor server.
     """
     from pellucid.commands.reading import open_model
-    from pellucid.errors import ModelFolderError
 
-    if model is None:
-        raise ModelFolderError(NO_MODEL)
     languages = options.given(source_language=source_language, target_language=target_language)
     translator = open_model(model, device, threads, **languages)
     found = translator.trace(text, **decoding)

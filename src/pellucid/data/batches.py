@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pellucid.data.dataset import TokenDataset
 from pellucid.data.punctuation import without_final_punctuation
-from pellucid.data.tokenizer_kinds import BOS, EOS, PAD, Tokenizer
+from pellucid.data.tokenizer_kinds import BOS, EOS, PAD, Tokenizer, framed
 
 __all__ = ["Batch", "BatchStream", "collate", "padded_length", "plan_epoch"]
 
@@ -176,7 +176,8 @@ class BatchStream:
             little; one longer than the data set's limit is replaced by the best.
         drop_final_punctuation: the probability that a source is given without the marks that end its last sentence; it
             is decided anew in each epoch, by seed, epoch and pair alone. Batches are planned by the whole text.
-        source_tokenizer, target_tokenizer: needed for these two only.
+        source_tokenizer, target_tokenizer: needed for these two, and where their special tokens have other numbers than
+            those of our own kinds.
     """
 
     def __init__(
@@ -239,7 +240,9 @@ class BatchStream:
         sources, targets = ([self._tokens(i, side) for i in numbers] for side in (0, 1))
         dataset = self.dataset  # a learned position table may be no longer than the longest pair it admits
         limits = dataset.max_source_tokens + 1, dataset.max_target_tokens + 1
-        return collate(sources, targets, numbers, limits=limits)
+        source, target = self._tokenizers
+        tokenizers = None if source is None or target is None else (source, target)
+        return collate(sources, targets, numbers, limits=limits, tokenizers=tokenizers)
 
     def _tokens(self, index: int, side: int) -> Sequence[int] | np.ndarray:
         dataset = self.dataset
@@ -257,7 +260,8 @@ class BatchStream:
         else:
             ids = tokenizer.encode(text)
         longest = dataset.max_target_tokens if side else dataset.max_source_tokens
-        return ids if 0 < len(ids) <= longest else best
+        whole = framed(tokenizer, ids)
+        return whole if ids and len(whole) <= longest else best
 
     def _drops(self, index: int) -> bool:
         share = self.drop_final_punctuation

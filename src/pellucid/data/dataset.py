@@ -24,7 +24,7 @@ import numpy as np
 from pellucid.data.corpus import Pair
 from pellucid.data.report import CorpusReport
 from pellucid.data.text import TextRules
-from pellucid.data.tokenizer_kinds import Tokenizer
+from pellucid.data.tokenizer_kinds import Tokenizer, framed
 from pellucid.files import recover_folder, replace_folder, write_json
 
 __all__ = ["TextStore", "TokenDataset", "cache_key", "open_texts", "open_tokens"]
@@ -76,7 +76,7 @@ class TokenDataset:
     """Token numbers of pairs, mapped from disk.
 
     Attributes:
-        source_lengths, target_lengths: [pairs] int32, tokens without specials.
+        source_lengths, target_lengths: [pairs] int32, tokens without <s> and </s>, language codes included.
         max_source_tokens, max_target_tokens: the limits that were applied.
         texts: where the pairs' texts are.
         rules: what was done to the texts in front of the tokenizers.
@@ -102,11 +102,11 @@ class TokenDataset:
         return len(self._rows)
 
     def source(self, index: int) -> np.ndarray:
-        """[tokens] int32, without specials."""
+        """[tokens] int32, without <s> and </s>."""
         return self._sources[index].astype(np.int32)
 
     def target(self, index: int) -> np.ndarray:
-        """[tokens] int32, without specials."""
+        """[tokens] int32, without <s> and </s>."""
         return self._targets[index].astype(np.int32)
 
     def source_text(self, index: int) -> str:
@@ -202,7 +202,9 @@ def _tokenise(
                 progress(done)
             if not source or not target:  # normalisation can leave nothing of, say, a lone zero-width space
                 report.add("empty", texts.line(row))
-            elif len(source) > limits[0] or len(target) > limits[1]:
+                continue
+            source, target = framed(tokenizers[0], source), framed(tokenizers[1], target)
+            if len(source) > limits[0] or len(target) > limits[1]:
                 report.add("too_long", texts.line(row))
             elif max(len(source), len(target)) > limits[2] * min(len(source), len(target)):
                 report.add("ratio", texts.line(row))

@@ -29,6 +29,7 @@ __all__ = [
     "TableTokenizer",
     "byte_level_json",
     "read_tokenizer_json",
+    "word_piece_json",
 ]
 
 _LANGUAGE_CODE = re.compile(r">>[^<]*<<")
@@ -353,4 +354,28 @@ def byte_level_json(numbers: Mapping[str, int], merges: Sequence[tuple[str, ...]
     tokenizer.add_special_tokens(
         [AddedToken(name, normalized=False, special=True, lstrip=name == "<mask>") for name in marks]
     )
+    return str(tokenizer.to_str())
+
+
+def word_piece_json(pieces: Sequence[str], *, lower: bool) -> str:
+    """The content of a tokenizer.json for BERT's WordPiece (Devlin et al. 2019), from the lines of its ``vocab.txt``.
+
+    Args:
+        pieces: in the order of their numbers.
+        lower: whether text is put in lower case, without accents.
+
+    Raises:
+        MissingExtraError: the library is not installed.
+    """
+    try:
+        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    except ModuleNotFoundError:
+        raise MissingExtraError("huggingface", "BERT's WordPiece") from None
+    numbers = {piece: number for number, piece in reversed(list(enumerate(pieces)))}
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    marks = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in numbers]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in marks])
     return str(tokenizer.to_str())

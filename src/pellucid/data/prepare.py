@@ -24,6 +24,7 @@ from pellucid.data.tokenizer import (
     TOKENIZER_FILE,
     load_tokenizers,
     save_tokenizers,
+    train_tokenizer,
     train_tokenizers,
     unknown_share,
 )
@@ -33,6 +34,7 @@ from pellucid.errors import ConfigError, DataError, TokenizerError
 __all__ = ["PreparedData", "holdout_rows", "prepare"]
 
 Progress = Callable[[str, int], None]
+GivenTokenizers = tuple[Tokenizer, Tokenizer | None]
 _NO_RATIO = float("inf")
 _VOCABULARY_PAIRS = 2_000_000  # most pairs to learn a vocabulary from; SentencePiece holds them all in memory
 _SAMPLE = 2000  # texts whose characters are compared to notice swapped sides
@@ -66,7 +68,13 @@ class PreparedData:
         return [*self.train_report.sentences(), *self.dev_report.sentences()]
 
 
-def prepare(config: Config, folder: Path, progress: Progress | None = None, cache: Path | None = None) -> PreparedData:
+def prepare(
+    config: Config,
+    folder: Path,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    given: GivenTokenizers | None = None,
+) -> PreparedData:
     """Read, clean, split, tokenise and check the text of a run.
 
     Args:
@@ -74,12 +82,13 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         folder: the run folder; tokenizers are in ``folder/tokenizer`` and are learned only if that is not there.
         progress: called now and then with what is being done and the number of pairs so far.
         cache: where texts and tokens are kept; default ``folder/cache``.
+        given: tokenizers that are not learned: of both sides, or of the source.
 
     Raises:
         ConfigError: no training corpus is set.
         DataError: a file or line is wrong, nothing is left after cleaning, or the sides of dev are swapped.
         TokenizerError: no vocabulary can be learned, or it leaves too much of dev unknown.
-        MissingExtraError: a script is to be converted and OpenCC is not installed.
+        MissingExtraError: traditional script is asked for and OpenCC is not installed.
     """
     data = config.data
     rules = TextRules.of(config.tokenizer)
@@ -99,7 +108,7 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
         dev_report = dev_texts.report
     _check_swapped(texts, train_rows, dev_texts, dev_rows)
 
-    source, target = tokenizers = _tokenizers(config, folder / "tokenizer", texts, train_rows, rules, progress)
+    source, target = tokenizers = _tokenizers(config, folder / "tokenizer", texts, train_rows, rules, progress, given)
     _check_unknown(tokenizers, _TextPairs(dev_texts, dev_rows, rules), data.max_unknown)
 
     longest = data.max_source_tokens, data.max_target_tokens
@@ -127,8 +136,6 @@ def prepare(config: Config, folder: Path, progress: Progress | None = None, cach
     for dataset, name in ((train, "train"), (dev, "dev")):
         if not len(dataset):
             raise DataError(f"no pair of {name} is left: " + " ".join(dataset.report.sentences()))
-    if dev_texts is not texts:  # a part set aside has no source text in common with the rest
-        _count_leaks(train, dev)
     return PreparedData(
         source_tokenizer=source,
         target_tokenizer=target,
@@ -194,14 +201,28 @@ def _texts(config: Config, corpus: CorpusConfig, name: str, cache: Path, progres
 
 
 def _tokenizers(
-    config: Config, folder: Path, texts: TextStore, rows: np.ndarray, rules: TextRules, progress: Progress | None
+    config: Config,
+    folder: Path,
+    texts: TextStore,
+    rows: np.ndarray,
+    rules: TextRules,
+    progress: Progress | None,
+    given: GivenTokenizers | None,
 ) -> tuple[Tokenizer, Tokenizer]:
-    if not (folder / TOKENIZER_FILE).exists():
+    if (folder / TOKENIZER_FILE).exists():
+        return load_tokenizers(folder)
+    source, target = given or (None, None)
+    if source is None or target is None:
         if progress is not None:
             progress("learn tokenizer", len(rows))
         every = -(-len(rows) // _VOCABULARY_PAIRS)  # evenly spread: corpora are often sorted by origin
         pairs = _TextPairs(texts, rows[::every], rules)
-        save_tokenizers(folder, *train_tokenizers(config.tokenizer, pairs), rules)
+        if source is None:
+            source, target = train_tokenizers(config.tokenizer, pairs)
+        else:
+            kind = config.tokenizer.target_kind or config.tokenizer.kind
+            target = train_tokenizer(config.tokenizer, kind, (pair[1] for pair in pairs), "the target side")
+    save_tokenizers(folder, source, target, rules)
     return load_tokenizers(folder)
 
 
@@ -237,17 +258,6 @@ def _check_unknown(tokenizers: tuple[Tokenizer, Tokenizer], pairs: _TextPairs, a
                 f"(data.max_unknown is {allowed:.1%}), for example {' '.join(found.examples)}: use more or other "
                 "training text, raise tokenizer.character_coverage, or set tokenizer.byte_fallback to true"
             )
-
-
-def _count_leaks(train: TokenDataset, dev: TokenDataset) -> None:
-    rows: dict[tuple[str, str], list[int]] = {}
-    for i in range(len(dev)):
-        rows.setdefault((dev.source_text(i), dev.target_text(i)), []).append(i)
-    leaked: set[int] = set()
-    for i in range(len(train)):
-        leaked.update(rows.pop((train.source_text(i), train.target_text(i)), ()))
-    for i in sorted(leaked):
-        dev.report.add("leak", dev.line(i))
 
 
 def _stage(progress: Progress | None, stage: str) -> Callable[[int], None] | None:

@@ -76,7 +76,7 @@ class TextRules:
         placeholders: kinds of parts to replace, in order of precedence.
 
     Raises:
-        MissingExtraError: a script is asked for and OpenCC is not installed.
+        MissingExtraError: traditional script is asked for and OpenCC is not installed.
     """
 
     source_script: Script = "none"

@@ -20,6 +20,7 @@ from typing import Any
 import sentencepiece
 
 from pellucid.config import TokenizerConfig
+from pellucid.data.byte_tokenizer import ByteTokenizer
 from pellucid.data.foreign_tokenizers import Atom, JsonTokenizer, Specials, TableTokenizer
 from pellucid.data.text import TextRules, markers
 from pellucid.data.tokenizer_kinds import (
@@ -224,7 +225,7 @@ def load_rules(folder: str | Path) -> TextRules:
 
     Raises:
         TokenizerError: no such folder, damaged, or of a newer format.
-        MissingExtraError: the rules convert Chinese and OpenCC is not installed.
+        MissingExtraError: the rules ask for traditional script and OpenCC is not installed.
     """
     path = Path(folder) / TOKENIZER_FILE
     table = _table(path)
@@ -273,6 +274,8 @@ def _entry(folder: Path, side: str, tokenizer: Tokenizer) -> dict[str, Any]:
         if tokenizer.codes is not None:
             entry["file"] = f"{side}.codes"
             write_text(folder / entry["file"], tokenizer.codes)
+    elif isinstance(tokenizer, ByteTokenizer):
+        entry |= {"specials": asdict(tokenizer.specials), "atoms": [asdict(atom) for atom in tokenizer.atoms]}
     elif isinstance(tokenizer, JsonTokenizer):
         entry |= {"file": f"{side}.tokenizer.json", "specials": asdict(tokenizer.specials)}
         write_text(folder / entry["file"], tokenizer.content)
@@ -305,6 +308,9 @@ def _load(folder: Path, entry: Any) -> Tokenizer:
             tokenizer = WordTokenizer(
                 table, specials, entry["level"], codes, entry["separator"], restricted=entry["restricted"]
             )
+        elif kind == "bytes":
+            atoms = [Atom(**atom) for atom in entry["atoms"]]
+            tokenizer = ByteTokenizer(Specials.from_json(entry["specials"]), entry["vocab_size"], atoms)
         elif kind == "tokenizer-json":
             path = folder / Path(entry["file"]).name
             content, specials = path.read_text(encoding="utf-8"), Specials.from_json(entry["specials"])

@@ -27,7 +27,7 @@ from pellucid.decoding.step import Choices, Ints, NextTokens, StepFunction
 from pellucid.decoding.watching import SearchEvent, SearchObserver
 from pellucid.errors import ConfigError, GenerationError
 
-__all__ = ["Search", "SearchStats", "Sentence", "search"]
+__all__ = ["Search", "SearchStats", "Sentence", "check_limit", "search"]
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Search:
         stats: SearchStats | None = None,
     ) -> None:
         for sentence in sentences:
-            _check_limit(sentence)
+            check_limit(sentence)
         self._observer: SearchObserver | None = None
         self._step, self._sentences, self._settings, self._rules = step, sentences, settings, rules
         self._constraints = Constraints(rules, settings, sentences)
@@ -230,7 +230,12 @@ class Search:
         return paths[0][:shared] if paths else []
 
 
-def _check_limit(sentence: Sentence) -> None:
+def check_limit(sentence: Sentence) -> None:
+    """Refuse a length limit that leaves nothing to write.
+
+    Raises:
+        ConfigError: it is below 1, or the forced prefix fills it.
+    """
     if sentence.limit < 1:
         raise ConfigError(f"length limits must be at least 1, not {sentence.limit}: raise max_length")
     if len(sentence.prefix) >= sentence.limit:

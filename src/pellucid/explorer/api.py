@@ -5,6 +5,7 @@ Knows traces; knows nothing of HTTP but the numbers of its statuses. May be call
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections import OrderedDict
@@ -25,6 +26,8 @@ MAX_CHARS = 2000
 MAX_SOURCE_TOKENS = 256
 KEPT_TRACES = 16
 EXAMPLES_FILE = "examples.json"
+RECORDED_ENDING = ".json.gz"
+_FIGURES = ("beam", "score", "chrf")
 
 
 @runtime_checkable
@@ -80,7 +83,7 @@ class Api:
     Args:
         tracer: of the model; None where none could be loaded.
         reason: then, why not.
-        recorded: folder with traces that came with pellucid.
+        recorded: folder with traces that came with pellucid, each as ``NAME.json.gz``.
     """
 
     def __init__(self, tracer: Tracing | None, reason: str = "", recorded: Path | None = None) -> None:
@@ -91,10 +94,10 @@ class Api:
     def model(self) -> dict[str, Any]:
         """What the page has to know before anything is traced."""
         tracer = self._tracer
-        error = None if tracer is not None else {"code": "no_model", "message": self._reason}
+        fault = self._fault()
         return {
             "model": None if tracer is None else _describe(tracer),
-            "error": error,
+            "error": None if fault is None else fault.body()["error"],
             "limits": {
                 "text_chars": MAX_CHARS,
                 "source_tokens": MAX_SOURCE_TOKENS,
@@ -103,7 +106,9 @@ class Api:
                 "padding": MAX_PADDING,
             },
             "examples": [] if tracer is None else _examples(tracer.translator.folder),
-            "recorded": [{"name": path.stem, "url": f"/recorded/{path.name}"} for path in self._recorded_files()],
+            "recorded": [
+                {"name": name, "url": f"/recorded/{name}.json"} for name in map(_recorded_name, self._recorded_files())
+            ],
         }
 
     def start(self, body: bytes) -> dict[str, Any]:
@@ -147,25 +152,32 @@ class Api:
     def recorded(self, name: str) -> str:
         """The text of a trace that came with pellucid."""
         for path in self._recorded_files():
-            if path.name == name:
-                return path.read_text(encoding="utf-8")
+            if _recorded_name(path) + ".json" == name:
+                return gzip.decompress(path.read_bytes()).decode()
         raise ApiError(404, "not_found", f"no recorded trace is called {name}")
 
     def _recorded_files(self) -> list[Path]:
-        return [] if self._recorded is None or not self._recorded.is_dir() else sorted(self._recorded.glob("*.json"))
+        return (
+            []
+            if self._recorded is None or not self._recorded.is_dir()
+            else sorted(self._recorded.glob(f"*{RECORDED_ENDING}"))
+        )
+
+    def _fault(self) -> ApiError | None:
+        """Why nothing can be traced now, if so."""
+        if self._tracer is None:
+            return ApiError(503, "no_model", self._reason)
+        folder = self._tracer.translator.folder
+        if folder is None or folder.is_dir():
+            return None
+        sentence = f"the model folder {folder} has disappeared: put it back, or start pellucid explore with another one"
+        return ApiError(503, "model_gone", sentence)
 
     def _present(self) -> Tracing:
-        tracer = self._tracer
-        if tracer is None:
-            raise ApiError(503, "no_model", self._reason)
-        folder = tracer.translator.folder
-        if folder is not None and not folder.is_dir():
-            raise ApiError(
-                503,
-                "model_gone",
-                f"the model folder {folder} has disappeared: put it back, or start pellucid explore with another one",
-            )
-        return tracer
+        fault = self._fault()
+        if fault is not None or self._tracer is None:
+            raise fault or ApiError(503, "no_model", self._reason)
+        return self._tracer
 
     def _kept(self, identity: str) -> Live:
         with self._lock:
@@ -174,6 +186,10 @@ class Api:
                 raise ApiError(404, "trace_gone", "the server has forgotten this trace: send its request again")
             self._traces.move_to_end(identity)
             return live
+
+
+def _recorded_name(path: Path) -> str:
+    return path.name.removesuffix(RECORDED_ENDING)
 
 
 def _read(body: bytes) -> TraceRequest:
@@ -243,16 +259,31 @@ def _describe(tracer: Tracing) -> dict[str, Any]:
     }
 
 
-def _examples(folder: Path | None) -> list[dict[str, str]]:
+def _beam(value: Any) -> int | None:
+    return value if isinstance(value, int) and 1 <= value <= MAX_BEAM else None
+
+
+def _outputs(values: Any) -> list[dict[str, Any]]:
+    """What beams of several widths made of an example; none where one of them does not say all that it should."""
+    outputs = [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+    whole = all(
+        isinstance(one.get("text"), str) and all(isinstance(one.get(name), (int, float)) for name in _FIGURES)
+        for one in outputs
+    )
+    return [{name: one[name] for name in ("text", *_FIGURES)} for one in outputs] if whole else []
+
+
+def _examples(folder: Path | None) -> list[dict[str, Any]]:
     """Sentences worth a look, from the model folder; none where there is no such file, or no list in it."""
     try:
         values = json.loads(((folder or Path()) / EXAMPLES_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    names = ("text", "kind", "note")
+    names = ("text", "kind", "reference", "credit")
     examples = values if isinstance(values, list) else []
     return [
         {name: str(example.get(name, "")) for name in names}
+        | {"beam_size": _beam(example.get("beam_size")), "outputs": _outputs(example.get("outputs"))}
         for example in examples
         if isinstance(example, Mapping) and example.get("text")
     ]

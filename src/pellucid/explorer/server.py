@@ -10,7 +10,6 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from pellucid.errors import ConfigError, MissingExtraError
@@ -21,7 +20,6 @@ from pellucid.tracing.json_form import dumps
 __all__ = ["HOST", "bind", "create_app", "serve"]
 
 HOST = "127.0.0.1"
-RECORDED = Path(__file__).resolve().parent / "recorded"
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".json": "application/json"}
 HEADERS = {

@@ -11,29 +11,16 @@ Shapes: B sentences, R rows, G key/value heads, T target positions, S source pos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from pellucid.model.cache_bytes import CacheBytes
 
 __all__ = ["CacheBytes", "KVCache"]
 
 FIRST_CAPACITY = 16
 """Positions allocated at the first append; doubled whenever they are full."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheBytes:
-    """Bytes of a cache by part."""
-
-    self_attention: int
-    cross_attention: int
-
-    @property
-    def total(self) -> int:
-        """Both parts."""
-        return self.self_attention + self.cross_attention
 
 
 class KVCache:

@@ -43,10 +43,7 @@ class NoPositions(nn.Module):
             LengthError: naming the length and the limit.
         """
         if self.max_length is not None and length > self.max_length:
-            raise LengthError(
-                f"a sequence of {length} tokens does not fit the {self.max_length} learned positions of this model: "
-                "shorten or split it, or train with more model.max_positions or with positions: sinusoidal"
-            )
+            raise LengthError.beyond_positions(length, self.max_length)
 
     def vectors(self, length: int, start: int = 0) -> Float[Tensor, "T M"] | None:
         """What :meth:`add` adds to positions ``start`` …; ``None`` = nothing.
@@ -98,10 +95,7 @@ def sinusoidal_table(
     frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float64) * (-math.log(10000.0) / hidden_size))
     if layout == "halves":
         return torch.cat((torch.sin(position * frequency), torch.cos(position * frequency)), 1).float()
-    table = torch.empty(length, hidden_size, dtype=torch.float64)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency)
-    return table.float()
+    return torch.stack((torch.sin(position * frequency), torch.cos(position * frequency)), 2).flatten(1).float()
 
 
 class SinusoidalPositions(NoPositions):

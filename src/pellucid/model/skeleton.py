@@ -10,28 +10,35 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-
-from pellucid.model.positions import make_positions
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["place", "skeleton"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Parameters get no memory, and their initialisation is left out; all else is computed as it is.
+
+    With ``torch.device("meta")`` for everything, PyTorch would load its compiler (1.5 s) to draw what is not kept.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        if function is torch.empty:
+            given = {**given, "device": "meta"}
+        return function(*args, **given)
+
+
 def skeleton(make: Callable[[], Model]) -> Model:
     """What ``make`` builds, with parameters that have shapes and no numbers (PyTorch's ``meta`` device).
 
-    Tables that a formula makes are real; those that were trained are to be replaced with everything else.
+    Tables that a formula makes are real.
     """
-    with torch.device("meta"):
-        model = make()
-    with torch.random.fork_rng(devices=[]):  # loading a model must not move the caller's random numbers
-        for side in ("encoder", "decoder"):
-            part = getattr(model, side, None)
-            if part is not None:
-                config: Any = model.config
-                part.embedder.positions = make_positions(config, two_sided=side == "encoder")
-    return model
+    with _Unfilled():
+        return make()
 
 
 def place(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,9 @@
 
 Knows nothing about tokenizers or optimisers, which keep their own files beside these. Shared (tied) tensors are written
 once. Writing is not atomic by itself: callers write into :func:`pellucid.files.replace_folder`.
+
+Weights may be stored in less than float32 (``weights.py``): ``config.json`` then has ``storage``. What is loaded is
+float32 in any case.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -23,6 +27,7 @@ from pellucid.files import write_json
 from pellucid.model.alone import DecoderOnly
 from pellucid.model.skeleton import place, skeleton
 from pellucid.model.transformer import EncoderDecoder
+from pellucid.model.weights import SCALES, STORAGES, Storage, is_compressible, quantize, read_weights
 from pellucid.settings import explain
 
 __all__ = [
@@ -58,6 +63,7 @@ def save_model(
     model: EncoderDecoder | DecoderOnly,
     weights: Mapping[str, Tensor] | None = None,
     extra: Mapping[str, Any] | None = None,
+    storage: Storage = "float32",
 ) -> None:
     """Write ``model`` into ``folder``.
 
@@ -66,9 +72,13 @@ def save_model(
         model: gives the architecture and, without ``weights``, the numbers.
         weights: other values for the same parameters, e.g. their average.
         extra: further entries of ``config.json`` (decoding defaults, how it was trained).
+        storage: of the matrices; other than float32 it rounds them.
+
+    Raises:
+        ModelFolderError: a number is not finite, and int8 has none for it.
     """
     tensors = dict(model.named_parameters()) if weights is None else weights
-    save_tensors(folder / WEIGHTS_FILE, tensors)
+    save_tensors(folder / WEIGHTS_FILE, _compressed(tensors, storage))
     write_json(
         folder / CONFIG_FILE,
         {
@@ -78,9 +88,25 @@ def save_model(
             "source_vocab_size": model.source_vocab_size,
             "target_vocab_size": model.target_vocab_size,
             **({"stacks": "decoder"} if isinstance(model, DecoderOnly) else {}),
+            **({} if storage == "float32" else {"storage": storage}),
             **(extra or {}),
         },
     )
+
+
+def _compressed(tensors: Mapping[str, Tensor], storage: Storage) -> Mapping[str, Tensor]:
+    if storage == "float32":
+        return tensors
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not is_compressible(tuple(tensor.shape)):
+            stored[name] = tensor
+        elif storage == "bfloat16":
+            stored[name] = tensor.detach().to(torch.bfloat16)
+        else:
+            values, scales = quantize(tensor.detach().cpu().to(torch.float32).numpy())
+            stored[name], stored[name + SCALES] = torch.from_numpy(values), torch.from_numpy(scales)
+    return stored
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -138,15 +164,28 @@ def load_any_model(
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ModelFolderError(f"{folder}: {WEIGHTS_FILE} is missing; the folder is incomplete: copy it again")
+    tensors = _read_tensors(path, document.get("storage", "float32"))
+    _check_tensors(path, dict(model.named_parameters()), tensors)
+    place(model, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})  # mapped, not read, where it is
+    return model.to(device).eval(), document
+
+
+def _read_tensors(path: Path, storage: Any) -> dict[str, Tensor]:
+    if storage not in STORAGES:
+        raise ModelFolderError(
+            f"{path.parent / CONFIG_FILE}: storage {storage!r} is not known: this pellucid reads "
+            f"{', '.join(STORAGES)}; use the pellucid that wrote it"
+        )
+    if storage == "int8":
+        weights = read_weights(path).items()
+        # What is mapped from the file is read-only, and PyTorch has no such tensors.
+        return {name: torch.from_numpy(np.require(weight.float32(), requirements="W")) for name, weight in weights}
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelFolderError(
             f"{path}: not readable as safetensors ({error}); the file is damaged or cut short: copy it again"
         ) from None
-    _check_tensors(path, dict(model.named_parameters()), tensors)
-    place(model, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})  # mapped, not read, where it is
-    return model.to(device).eval(), document
 
 
 def _read_document(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -34,6 +35,7 @@ class Embedder(nn.Module):
         self.scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
         self.norm = make_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
+        self.word_dropout = config.word_dropout
 
     def forward(
         self,
@@ -49,6 +51,8 @@ class Embedder(nn.Module):
         """
         self.positions.check(start + tokens.shape[1])
         embedded = self.embedding(tokens)
+        if self.training and self.word_dropout:
+            embedded = embedded * F.dropout(embedded.new_ones(*tokens.shape, 1), self.word_dropout)
         summed = self.positions.add(embedded * self.scale, start)
         if more is not None:
             summed = summed + more

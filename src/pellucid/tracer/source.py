@@ -138,7 +138,7 @@ def _compare(subject: Subject, model: EncoderDecoder, both: Tensor, perm: Sequen
         logit_maxdiff=float((logits[0] - logits[1]).abs().max()),
         enc_max=float(states.abs().max()),
         logit_max=float(logits.abs().max()),
-        texts=(subject.text_of(written[0]), subject.text_of(written[1])),
+        texts=(subject.text_of(written[0], copies=False), subject.text_of(written[1], copies=False)),
     )
 
 

@@ -21,7 +21,6 @@ from pellucid.config import DecodingConfig
 from pellucid.data.text import TextRules
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.data.units import segment_text, unit_spans
-from pellucid.data.unknown import write_tokens
 from pellucid.decoding.model_step import CachedStep
 from pellucid.decoding.search import Search
 from pellucid.model.positions import NoPositions
@@ -50,6 +49,10 @@ class Traceable(Protocol):
 
     def source_ids(self, text: str, config: DecodingConfig) -> list[int]:
         """A source's tokens without ``</s>``."""
+        ...
+
+    def text_of(self, ids: Sequence[int], source: str, config: DecodingConfig) -> str:
+        """The text of generated tokens."""
         ...
 
     def open_search(
@@ -116,12 +119,12 @@ class Subject:
         fed = [self.translator.target_tokenizer.bos_id, *ids[:-1]]
         return torch.tensor([fed], device=self.source.device)
 
-    def text_of(self, ids: Sequence[int]) -> str:
-        """A target as it is printed."""
-        tokenizer = self.translator.target_tokenizer
-        kept = [token for token in ids if token != tokenizer.eos_id]
-        text = write_tokens(tokenizer, kept, "drop" if self.config.unknown == "drop" else "keep")
-        return self.translator.rules.write(text, self.request.text).text
+    def text_of(self, ids: Sequence[int], *, copies: bool = True) -> str:
+        """A target as it is printed; ``copies`` is false where it was not written for the source's own order."""
+        config = self.config
+        if config.unknown == "copy" and not copies:
+            config = config.model_copy(update={"unknown": "keep"})
+        return self.translator.text_of(ids, self.request.text, config)
 
     def source_tokens(self, ids: Sequence[int]) -> list[Token]:
         """The tokens of a source."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -42,6 +44,7 @@ from pellucid.tracing.request import Corruption
 __all__ = ["cover", "describe_writing"]
 
 TIMED_RUNS = 3
+MOST_REPEATED_MS = 250.0  # what one run of all steps, with the cache and without, may take to be timed again
 ROWS = 64  # covered sources decoded together
 MOST_UNCACHED = 64  # target tokens up to which the run without a cache is made: its cost grows with their square
 
@@ -83,6 +86,7 @@ def describe_writing(
     chosen = logprobs.gather(1, gold[:, None])
     penalty = length_penalty(config.length_penalty, config.length_alpha, len(ids))
     uncached = _uncached(subject, target_in, gold) if len(ids) <= MOST_UNCACHED else None
+    serial, uncached = _timed_again(subject, target_in, gold, serial, uncached)
     total = sum(serial.logp)
     entropy = -(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1)
     return Writing(
@@ -199,6 +203,24 @@ def _uncached(subject: Subject, target_in: Tensor, gold: Tensor) -> Uncached:
         rows.append(logits[0].float())
     logits = torch.stack(rows)
     return Uncached(logits.argmax(-1).tolist(), _of(logits, gold), step_ms)
+
+
+def _timed_again(
+    subject: Subject, target_in: Tensor, gold: Tensor, serial: Serial, uncached: Uncached | None
+) -> tuple[Serial, Uncached | None]:
+    """Each step's time as the median of several runs, where they are short; else as it was."""
+    if serial.ms + sum(uncached.step_ms if uncached else []) > MOST_REPEATED_MS:
+        return serial, uncached
+    cached_ms, uncached_ms = [serial.step_ms], [uncached.step_ms if uncached else []]
+    for _ in range(TIMED_RUNS - 1):
+        cached_ms.append(_serial(subject, target_in, gold)[1].step_ms)
+        if uncached is not None:
+            uncached_ms.append(_uncached(subject, target_in, gold).step_ms)
+    step_ms = [median(times) for times in zip(*cached_ms, strict=True)]
+    serial = serial.model_copy(update={"step_ms": step_ms, "ms": sum(step_ms), "runs": TIMED_RUNS})
+    if uncached is not None:
+        uncached = replace(uncached, step_ms=[median(times) for times in zip(*uncached_ms, strict=True)])
+    return serial, uncached
 
 
 def _of(logits: Float[Tensor, "T V"], gold: Tensor) -> list[float]:

@@ -237,6 +237,7 @@ class Serial(Part):
     calls: int
     ms: float
     step_ms: list[float]
+    runs: int = 1
 
 
 class MaxDiff(Part):

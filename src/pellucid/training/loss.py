@@ -1,7 +1,7 @@
-"""Label-smoothed cross-entropy over real tokens, without ever holding the logits of a whole batch.
+"""Label-smoothed cross-entropy over real tokens, without ever holding the logits of a whole batch; and R-Drop.
 
 Knows nothing about batches or models: states of real target tokens in, one sum out.
-Shapes: N tokens, M model size, V vocabulary.
+Shapes: P passes (1, or 2 for R-Drop), N tokens, M model size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["BLOCK_TOKENS", "token_loss"]
+__all__ = ["BLOCK_TOKENS", "r_drop_loss", "token_loss"]
 
 BLOCK_TOKENS = 512
-"""Tokens whose logits are held at once."""
+"""Rows of logits (tokens × passes) held at once."""
 
 ROW_STEP = 64
 """The last block is filled up to a multiple of this many tokens."""
@@ -42,11 +42,40 @@ def token_loss(
     Returns:
         The sum (its gradients reach ``hidden`` and ``weight``), and Σ −log p(y) without smoothing (no gradient).
     """
+    return _blocked(hidden[None], weight, targets, smoothing, 0.0, dtype)
+
+
+def r_drop_loss(
+    hidden: Float[Tensor, "2 N M"],
+    weight: Float[Tensor, "V M"],
+    targets: Int[Tensor, " N"],
+    smoothing: float,
+    alpha: float,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The same tokens read twice, each time with another draw of dropout, are to say the same (Liang et al. 2021).
+
+    The mean of both passes' :func:`token_loss`, and α/4 · Σ over tokens of KL(p‖q) + KL(q‖p): half of equation 4, so
+    that the loss keeps its size whether R-Drop is on or off.
+
+    Args:
+        hidden: decoder states of the first and of the second pass.
+        alpha: α; the paper's translation models have 5.
+
+    Returns:
+        As :func:`token_loss`; Σ −log p(y) is the mean of both passes'.
+    """
+    return _blocked(hidden, weight, targets, smoothing, alpha, dtype)
+
+
+def _blocked(
+    hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, alpha: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     # Inside forward() gradients are always off, and needs_input_grad is True of a parameter even under no_grad.
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     apply: Callable[..., tuple[Tensor, Tensor]] = _BlockedLoss.apply
     with torch.autocast(hidden.device.type, enabled=False):
-        return apply(hidden, weight, targets, smoothing, dtype, needs_gradient)
+        return apply(hidden, weight, targets, smoothing, alpha, dtype, needs_gradient)
 
 
 class _BlockedLoss(torch.autograd.Function):
@@ -59,47 +88,73 @@ class _BlockedLoss(torch.autograd.Function):
         weight: Tensor,
         targets: Tensor,
         smoothing: float,
+        alpha: float,
         dtype: torch.dtype,
         needs_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
+        passes, tokens = hidden.shape[:2]
         # Few different numbers of rows, so that few matrix kernels are compiled; what is added counts for nothing.
-        states = F.pad(hidden.to(dtype), (0, 0, 0, -hidden.shape[0] % ROW_STEP))
+        states = F.pad(hidden.to(dtype), (0, 0, 0, -tokens % ROW_STEP))
         matrix = weight.to(dtype)
         hidden_gradient = torch.empty_like(states) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_gradient else None
         loss = hidden.new_zeros((), dtype=torch.float32)
         nll = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, hidden.shape[0], BLOCK_TOKENS):
-            block = states[start : start + BLOCK_TOKENS]
-            gold = targets[start : start + BLOCK_TOKENS, None]
-            log_probs = (block @ matrix.t()).float().log_softmax(-1)
-            real = log_probs[: gold.shape[0]]
-            block_nll = -real.gather(1, gold).sum()
+        size = BLOCK_TOKENS // passes
+        for start in range(0, tokens, size):
+            rows = slice(start, start + size)
+            block = states[:, rows].flatten(0, 1)
+            gold = targets[rows, None].expand(passes, -1, 1)
+            real = gold.shape[1]
+            log_probs = (block @ matrix.t()).float().log_softmax(-1).unflatten(0, (passes, -1))
+            block_nll = -log_probs[:, :real].gather(2, gold).sum() / passes
             nll += block_nll
             loss += (1 - smoothing) * block_nll
             if smoothing:
-                loss -= smoothing * real.mean(-1).sum()
+                loss -= smoothing * log_probs[:, :real].mean(-1).sum() / passes
+            between = _between_passes(log_probs, alpha) if alpha else None
+            if between is not None:
+                loss += between[0][:real].sum()
             if hidden_gradient is not None and weight_gradient is not None:
-                # d loss / d logits = softmax − (1−ε)·onehot(y) − ε/V
+                # d loss / d logits = softmax − (1−ε)·onehot(y) − ε/V, a share of it for each pass
                 gradient = log_probs.exp_()
                 if smoothing:
                     gradient.sub_(smoothing / weight.shape[0])
-                gradient[: gold.shape[0]].scatter_add_(1, gold, gradient.new_full(gold.shape, smoothing - 1))
-                gradient[gold.shape[0] :] = 0.0
-                gradient = gradient.to(dtype)
-                torch.mm(gradient, matrix, out=hidden_gradient[start : start + BLOCK_TOKENS])
-                weight_gradient += gradient.t() @ block
+                gradient[:, :real].scatter_add_(2, gold, gradient.new_full(gold.shape, smoothing - 1))
+                if passes > 1:
+                    gradient.div_(passes)
+                if between is not None:
+                    gradient.add_(between[1])
+                gradient[:, real:] = 0.0
+                flat = gradient.flatten(0, 1).to(dtype)
+                hidden_gradient[:, rows] = torch.mm(flat, matrix).unflatten(0, (passes, -1))
+                weight_gradient += flat.t() @ block
         if hidden_gradient is not None:
-            hidden_gradient = hidden_gradient[: hidden.shape[0]]
+            hidden_gradient = hidden_gradient[:, :tokens]
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         scale = grad_outputs[0]
         hidden_dtype, weight_dtype = ctx.dtypes
         gradients = (hidden_gradient * scale).to(hidden_dtype), (weight_gradient * scale).to(weight_dtype)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None
+
+
+def _between_passes(
+    log_probs: Float[Tensor, "2 N V"], alpha: float
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "2 N V"]]:
+    """α/4 · (KL(p‖q) + KL(q‖p)) of each token, and its gradient with respect to both passes' logits.
+
+    d KL(p‖q) / d logits of p = p·(log p − log q − KL(p‖q)), and d KL(q‖p) / d logits of p = p − q.
+    """
+    probs = log_probs.exp()
+    others = probs.flip(0)
+    apart = log_probs - log_probs.flip(0)
+    divergence = (probs * apart).sum(-1, keepdim=True)  # KL(p‖q), KL(q‖p)
+    gradient = probs * (apart - divergence) + probs - others
+    return alpha / 4 * divergence.sum(0)[:, 0], alpha / 4 * gradient

@@ -30,23 +30,36 @@ from pellucid.model.storage import save_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.training.checkpoint import Progress, has_state, load_progress, load_state, save_state
 from pellucid.training.log import Reporter, RunLog, training_line, validation_line
-from pellucid.training.loss import token_loss
+from pellucid.training.loss import r_drop_loss, token_loss
 from pellucid.training.optimizer import WeightAverage, learning_rate, make_optimizer
 
 __all__ = ["Trainer", "batch_loss"]
 
 
 def batch_loss(
-    model: EncoderDecoder, batch: Batch, smoothing: float = 0.0, dtype: torch.dtype = torch.float32
+    model: EncoderDecoder,
+    batch: Batch,
+    smoothing: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    r_drop: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Summed smoothed loss and summed −log p of a batch's real target tokens, in one teacher-forced pass."""
+    """Summed smoothed loss and summed −log p of a batch's real target tokens, in one teacher-forced pass.
+
+    With ``r_drop`` the batch goes through twice, side by side, so that each pass draws its own dropout.
+    """
+    inputs = batch.source, batch.source_mask, batch.target_in
+    if r_drop:
+        inputs = torch.cat((inputs[0],) * 2), torch.cat((inputs[1],) * 2), torch.cat((inputs[2],) * 2)
     with torch.autocast(batch.source.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        hidden = model.decode(batch.source, batch.source_mask, batch.target_in)
+        hidden = model.decode(*inputs)
     real = batch.target_mask
-    states, matrix = hidden[real], model.output.weight
+    states, matrix = hidden.unflatten(0, (-1, len(real)))[:, real], model.output.weight
     if model.output.bias is not None:  # a state that is always 1, and the bias as its column
         states, matrix = F.pad(states, (0, 1), value=1.0), torch.cat((matrix, model.output.bias[:, None]), 1)
-    return token_loss(states, matrix, batch.target_out[real], smoothing, dtype)
+    gold = batch.target_out[real]
+    if r_drop:
+        return r_drop_loss(states, matrix, gold, smoothing, r_drop, dtype)
+    return token_loss(states[0], matrix, gold, smoothing, dtype)
 
 
 @dataclass
@@ -163,7 +176,9 @@ class Trainer:
         tokens = sum(batch.num_tokens for batch in group)
         total = 0.0
         for batch in group:
-            loss, _ = batch_loss(self.model, batch.to(self.device), self.config.label_smoothing, self.dtype)
+            loss, _ = batch_loss(
+                self.model, batch.to(self.device), self.config.label_smoothing, self.dtype, self.config.r_drop
+            )
             (loss / tokens).backward()
             total += loss.item()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

@@ -1,8 +1,8 @@
 // The page: header, spine, the story of nine panels, or a workbench with two of them.
 import { t, preferred, LANGUAGES, language } from "./i18n.js";
-import { get, readHash, set, useStore } from "./store.js";
-import { ask, cancel, openRecorded, start, undo, writing } from "./trace.js";
-import { Component, html, render, rich, useEffect, useRef, useState } from "./ui.js";
+import { Sight, catchUp, get, readHash, set, useStore } from "./store.js";
+import { ask, cancel, openNamed, openRecorded, start, undo, writing } from "./trace.js";
+import { Component, html, render, rich, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { Spine } from "./spine.js";
 import { Position } from "./panels/position.js";
 import { Encoder } from "./panels/encoder.js";
@@ -43,19 +43,27 @@ class Fence extends Component {
   }
 }
 
-/** A panel is drawn when it comes near the window, and from then on. */
+/** A panel is drawn when it comes near the window, and from then on; out of sight, at leisure. */
 function Panel({ id, eager }) {
   const { doc, bench } = useStore("doc", "lang", "bench");
   const ref = useRef(null);
-  const [near, setNear] = useState(Boolean(eager));
+  const [drawn, setDrawn] = useState(Boolean(eager));
+  const sight = useMemo(() => ({ near: true, late: new Set() }), []);
   useEffect(() => {
-    if (near) return undefined;
-    const observer = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && setNear(true), {
+    const drawing = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && setDrawn(true), {
       rootMargin: "900px 0px",
     });
-    observer.observe(ref.current);
-    return () => observer.disconnect();
-  }, [near]);
+    const seeing = new IntersectionObserver(
+      (entries) => {
+        sight.near = entries[entries.length - 1].isIntersecting;
+        if (sight.near) catchUp(sight);
+      },
+      { rootMargin: "200px 0px" },
+    );
+    drawing.observe(ref.current);
+    seeing.observe(ref.current);
+    return () => (drawing.disconnect(), seeing.disconnect());
+  }, []);
   const body = PANELS[id];
   return html`<section class="panel" id=${id} ref=${ref} aria-labelledby=${`${id}-title`}>
     <header class="panel-head">
@@ -63,7 +71,7 @@ function Panel({ id, eager }) {
       <h2 id=${`${id}-title`} tabindex="-1">${t(`panel.${id}`)}</h2>
       ${bench ? null : html`<p class="lead">${rich(t(`lead.${id}`))}</p>`}
     </header>
-    <div class="panel-body">${near && doc ? html`<${Fence} doc=${doc}><${body} /><//>` : html`<div class="panel-wait"></div>`}</div>
+    <div class="panel-body">${drawn && doc ? html`<${Sight.Provider} value=${sight}><${Fence} doc=${doc}><${body} /><//><//>` : html`<div class="panel-wait"></div>`}</div>
   </section>`;
 }
 
@@ -127,17 +135,37 @@ function Badges({ doc }) {
   </p>`;
 }
 
+const PENALTIES = ["average", "power", "gnmt", "none"];
+
+/** Beam width and length penalty; a change is a new request. */
+function Settings({ request, limit, onChange }) {
+  const beam = (event) => onChange({ beam_size: Math.min(limit, Math.max(1, Math.round(Number(event.currentTarget.value)) || 1)) });
+  const alpha = (event) => onChange({ length_alpha: Number(event.currentTarget.value) || 0 });
+  return html`<div class="ask-settings">
+    <label>${t("hero.beam")} <input id="beam-size" type="number" min="1" max=${limit} value=${request.beam_size} onChange=${beam} /></label>
+    <label>${t("hero.penalty")}
+      <select id="length-penalty" value=${request.length_penalty} onChange=${(event) => onChange({ length_penalty: event.currentTarget.value })}>
+        ${PENALTIES.map((one) => html`<option value=${one}>${t(`hero.penalty.${one}`)}</option>`)}
+      </select>
+    </label>
+    ${request.length_penalty === "power" || request.length_penalty === "gnmt"
+      ? html`<label>α <input id="length-alpha" type="number" step="0.1" min="-10" max="10" value=${request.length_alpha} onChange=${alpha} /></label>`
+      : null}
+  </div>`;
+}
+
 /** The sentence, its translation, and with a server the field to write another one. */
 function Hero() {
   const { doc, model, undo: past } = useStore("doc", "hyp", "model", "parts", "lang", "undo");
   const [text, setText] = useState(null);
   const written = doc && writing();
   const can = Boolean(model?.model);
-  const submit = (event) => {
-    event.preventDefault();
+  const live = doc && doc.source === "live";
+  const run = (changes = {}) => {
     const value = text ?? doc?.request.text ?? "";
-    const asked = doc && doc.source === "live" ? { ...doc.request, text: value, prefix_ids: [], permutation: undefined, corrupt: undefined } : { text: value };
-    ask(JSON.parse(JSON.stringify(asked)));
+    const kept = live ? doc.request : {};
+    const fresh = kept.text === value ? {} : { prefix_ids: [], permutation: null, corrupt: null };
+    ask({ ...kept, ...fresh, ...changes, text: value, n_best: null });
   };
   return html`<header class="hero">
     <h1>${t("hero.title")}</h1>
@@ -150,11 +178,12 @@ function Hero() {
         <${Badges} doc=${doc} />`
       : null}
     ${can
-      ? html`<form class="ask" onSubmit=${submit}>
+      ? html`<form class="ask" onSubmit=${(event) => (event.preventDefault(), run())}>
           <label class="visually-hidden" for="source-text">${t("hero.label")}</label>
           <input id="source-text" type="text" autocomplete="off" maxlength=${model.limits.text_chars} placeholder=${t("hero.placeholder")} value=${text ?? doc?.request.text ?? ""} onInput=${(event) => setText(event.currentTarget.value)} />
           <button type="submit" class="button primary">${t("hero.run")}</button>
           ${past.length ? html`<button type="button" class="button" onClick=${undo}>${t("hero.undo")}</button>` : null}
+          ${doc ? html`<${Settings} request=${live ? doc.request : model.model.defaults} limit=${model.limits.beam_size} onChange=${run} />` : null}
         </form>`
       : doc
         ? html`<p class="note">${rich(t("hero.recorded"))}</p>`
@@ -180,17 +209,18 @@ function Status() {
         </div>`
       : null}
     ${error ? html`<${Failure} error=${error} />` : null}
+    ${model?.model && model.error && !error ? html`<${Failure} error=${model.error} lasting />` : null}
     ${fallback ? html`<div class="status-line">${t("state.fallback")} <span class="soft">${model.error.message}</span></div>` : null}
   </div>`;
 }
 
 const KNOWN_ERRORS = ["server_gone", "schema", "not_a_trace", "empty", "too_long", "input", "no_model", "model_gone", "trace_gone", "too_large", "bad_request", "bad_host", "bad_origin", "not_found", "bad_method", "internal"];
 
-function Failure({ error }) {
+function Failure({ error, lasting }) {
   const known = KNOWN_ERRORS.includes(error.code) ? error.code : "internal";
   return html`<div class="status-line failure" role="alert">
     <span>${t(`error.${known}`, { schema: error.message })}${error.message && known !== "schema" ? html` <span class="soft">${error.message}</span>` : null}</span>
-    <button type="button" class="quiet" onClick=${() => set({ error: null })}>${t("state.close")}</button>
+    ${lasting ? null : html`<button type="button" class="quiet" onClick=${() => set({ error: null })}>${t("state.close")}</button>`}
   </div>`;
 }
 
@@ -245,6 +275,10 @@ function App() {
 set({ doc: null, model: null, stage: null, error: null, undo: [], node: null, parts: 0 });
 readHash();
 if (!LANGUAGES.includes(get().lang)) set({ lang: preferred() });
-addEventListener("hashchange", readHash);
+addEventListener("hashchange", () => {
+  const before = get().trace;
+  readHash();
+  if (get().trace !== before) openNamed();
+});
 render(html`<${App} />`, document.getElementById("app"));
 start();

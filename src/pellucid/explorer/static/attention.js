@@ -47,6 +47,12 @@ export function StageChoice({ value, onChoose, stages = STAGES }) {
   return html`<${Choice} label=${t("attention.show")} options=${options} value=${value} onChoose=${onChoose} />`;
 }
 
+/** What a score is in this model: some do not divide, some add a number for the distance. */
+export function scoreName(side, bias) {
+  const score = t(Number(side.divisor) === 1 ? "attention.undivided" : "attention.divided");
+  return bias ? t("attention.with_bias", { score }) : score;
+}
+
 /** Products of two vectors, number by number, as columns around a line. */
 function Products({ query, against }) {
   const products = Array.from(query.data, (value, index) => value * against.data[index]);
@@ -79,7 +85,7 @@ export function CellProduct({ side, layer, head, row, col, qToKv, bias, rowText,
     <div class="cell-title"><span class="small-title">${t("cell.title")}</span> <b>${rowText}</b> × <b>${colText}</b></div>
     <div class="equation">
       <span><small>${t("cell.dot")}</small>${fixed(dot, 3)}</span>
-      <i>÷</i><span><small>${t("cell.divisor")}</small>${fixed(Number(side.divisor), 3)}</span>
+      ${Number(side.divisor) === 1 ? null : html`<i>÷</i><span><small>${t("cell.divisor")}</small>${fixed(Number(side.divisor), 3)}</span>`}
       ${bias ? html`<i>+</i><span><small>${t("cell.bias")}</small>${fixed(added, 3)}</span>` : null}
       <i>=</i><span><small>${t("cell.score")}</small>${fixed(divided + added, 3)}</span>
       <i>→</i>

@@ -255,7 +255,7 @@ function Grid(props) {
               ${cells || html`<div role="row"><div role="gridcell"><${Thumbnail} values=${values} mask=${mask} scale=${scale} label=${caption} height="100%" /></div></div>`}
             </div>
             <div class="bands" aria-hidden="true">
-              ${Number.isInteger(shownRow) ? html`<i class="band row" style=${{ top: px(shownRow * size), height: px(size) }}></i>` : null}
+              ${Number.isInteger(shownRow) ? html`<i class=${`band row ${props.rowSide || "target"}`} style=${{ top: px(shownRow * size), height: px(size) }}></i>` : null}
               ${Number.isInteger(shownCol) ? html`<i class="band col" style=${{ left: px(shownCol * size), width: px(size) }}></i>` : null}
               ${current
                 ? html`<i class="spot" style=${{ top: px(current.row * size), left: px(current.col * size), width: px(size), height: px(size) }}></i>`

@@ -30,15 +30,25 @@ function chips(tokens) {
   return found;
 }
 
-function Source({ doc, weights, preview }) {
-  return html`<div class="chips" role="list" aria-label=${t("spine.source")}>
+/** Scroll a line of chips so that one of them is in its middle. @param {HTMLElement | null} box @param {string} selector */
+function centre(box, selector) {
+  const chip = box && box.scrollWidth > box.clientWidth ? box.querySelector(selector) : null;
+  if (!chip) return;
+  const [outer, inner] = [box.getBoundingClientRect(), chip.getBoundingClientRect()];
+  box.scrollLeft += inner.left + inner.width / 2 - (outer.left + outer.width / 2);
+}
+
+function Source({ doc, weights, preview, best }) {
+  const box = useRef(null);
+  useEffect(() => centre(box.current, ".best"), [best, doc]);
+  return html`<div class="chips" ref=${box} role="list" tabindex="0" aria-label=${t("spine.source")}>
     ${chips(doc.src).map(({ text, index, until }) => {
       let weight = 0;
       for (let place = index; place <= until; place += 1) weight += weights ? weights.data[place] : 0;
       const on = preview?.kind === "source" && preview.index >= index && preview.index <= until;
       return html`<span
         role="listitem"
-        class=${`chip source ${on ? "on" : ""}`}
+        class=${`chip source ${on ? "on" : ""} ${best >= index && best <= until ? "best" : ""}`}
         style=${{ "--share": `${Math.round(Math.min(1, weight) * 100)}%` }}
         onPointerEnter=${() => set({ preview: { kind: "source", index } })}
         onPointerLeave=${() => set({ preview: null })}
@@ -50,12 +60,7 @@ function Source({ doc, weights, preview }) {
 
 function Target({ written, step }) {
   const box = useRef(null);
-  useEffect(() => {
-    const chip = box.current?.querySelector("[aria-current]");
-    if (chip && box.current.scrollWidth > box.current.clientWidth) {
-      box.current.scrollLeft = chip.offsetLeft - box.current.clientWidth / 2;
-    }
-  }, [step, written]);
+  useEffect(() => centre(box.current, "[aria-current]"), [step, written]);
   return html`<div class="chips" ref=${box} role="group" aria-label=${t("spine.target")}>
     ${chips(written.tgt).map(({ text, index, until }) => {
       const on = step >= index && step <= until;
@@ -138,8 +143,10 @@ export function Spine() {
     : t("spine.live_plain", words);
   return html`<div class="spine">
     <div class="spine-inner">
-      <${Source} doc=${doc} weights=${weights} preview=${preview} />
-      <${Target} written=${written} step=${step} />
+      <div class="spine-texts">
+        <${Source} doc=${doc} weights=${weights} preview=${preview} best=${best ? best.index : -1} />
+        <${Target} written=${written} step=${step} />
+      </div>
       <${Player} steps=${written.tgt.length} step=${step} />
     </div>
     <p class="visually-hidden" id="now" aria-live="polite">${live}</p>

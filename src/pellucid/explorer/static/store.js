@@ -1,5 +1,5 @@
 // The one state of the page. What is in HASH_KEYS lives in the URL, so that a reload or a sent link gives the same view.
-import { useEffect, useState } from "./ui.js";
+import { createContext, useContext, useEffect, useState } from "./ui.js";
 
 /** @typedef {{row: number, col: number} | null} Cell */
 
@@ -54,22 +54,64 @@ export function set(changes) {
   });
 }
 
+/**
+ * What a panel tells the components in it: while it is out of sight, they are drawn again when the browser has time.
+ * @typedef {{near: boolean, late: Set<() => void>}} Sight
+ */
+export const Sight = createContext(/** @type {Sight | null} */ (null));
+
+/** @type {Set<Sight>} */
+const behind = new Set();
+const LATEST_MS = 250; // a busy browser may never call itself idle
+const whenIdle = (call) => (globalThis.requestIdleCallback ? requestIdleCallback(call, { timeout: LATEST_MS }) : setTimeout(call, 50));
+let waiting = false;
+
+/** Bring up to date what waited in a panel. @param {Sight} sight */
+export function catchUp(sight) {
+  behind.delete(sight);
+  const late = [...sight.late];
+  sight.late.clear();
+  for (const listen of late) listen();
+}
+
+/** One panel at a time, so that no frame is long. */
+function catchUpLater() {
+  if (waiting) return;
+  waiting = true;
+  whenIdle(() => {
+    waiting = false;
+    const [next] = behind;
+    if (next) catchUp(next);
+    if (behind.size) catchUpLater();
+  });
+}
+
 /** A part of the state inside a component, which is drawn again when this part changes. @param {string[]} keys */
 export function useStore(...keys) {
   const [, redraw] = useState(0);
+  const sight = useContext(Sight);
   const drawn = keys.map((key) => state[key]); // what this drawing shows; it may change before the effect runs
   useEffect(() => {
     let seen = drawn;
-    const listen = () => {
+    const catching = () => {
       const now = keys.map((key) => state[key]);
       if (now.some((value, at) => !same(value, seen[at]))) {
         seen = now;
         redraw((count) => count + 1);
       }
     };
+    const listen = () => {
+      if (!sight || sight.near) return catching();
+      sight.late.add(catching);
+      behind.add(sight);
+      return catchUpLater();
+    };
     listeners.add(listen);
-    listen();
-    return () => void listeners.delete(listen);
+    catching();
+    return () => {
+      listeners.delete(listen);
+      sight?.late.delete(catching);
+    };
   }, []);
   return state;
 }

@@ -1,4 +1,5 @@
 // The trace document that the page shows, and how it gets here: inlined, recorded, or from the server. See docs/trace.md.
+import { t } from "./i18n.js";
 import { get, set } from "./store.js";
 import { tensor } from "./tensors.js";
 
@@ -90,7 +91,8 @@ function show(document) {
 
 /** Ask the server to trace; `request` as docs/trace.md says. Earlier requests can be undone. */
 export async function ask(body, { remember = true } = {}) {
-  const before = get().doc?.request;
+  const before = get().doc;
+  const undoable = before && (before.source === "live" || ofModel(before));
   const document = await loading("computing", (signal) =>
     request("/api/traces", {
       method: "POST",
@@ -99,9 +101,29 @@ export async function ask(body, { remember = true } = {}) {
       body: JSON.stringify(body),
     }),
   );
-  if (document && remember && before && get().doc.source === "live") set({ undo: [...get().undo, before] });
-  if (document) set({ trace: `live:${document.request.text}` });
+  if (document && remember && undoable) set({ undo: [...get().undo, before.request] });
+  if (document) set({ trace: `live:${addressOf(document.request)}` });
   return document;
+}
+
+/** Whether this document is of the model that is served: then its tokens can be sent to it. */
+export const ofModel = (document) => Boolean(document) && document.checkpoint_sha === get().model?.model?.checkpoint_sha;
+
+/** A request as the address holds it: its text, or what is not the model's default with it. */
+function addressOf(asked) {
+  const usual = get().model?.model?.defaults || {};
+  const same = (name) => JSON.stringify(asked[name] ?? null) === JSON.stringify(usual[name] ?? null);
+  const own = Object.keys(asked).filter((name) => name !== "text" && !same(name));
+  if (!own.length && !asked.text.startsWith("{")) return asked.text;
+  return JSON.stringify(Object.fromEntries(["text", ...own].map((name) => [name, asked[name]])));
+}
+
+function requestOf(address) {
+  try {
+    return address.startsWith("{") ? JSON.parse(address) : { text: address };
+  } catch {
+    return { text: address };
+  }
 }
 
 /** The request before the last one. */
@@ -138,22 +160,65 @@ export async function start() {
     set({ stage: null, error: { code: error.code, message: error.message } });
     return;
   }
-  const wanted = get().trace;
-  if (wanted.startsWith("live:") && model.model) await ask({ text: wanted.slice(5) }, { remember: false });
-  const names = model.recorded.map((one) => one.name);
-  if (!get().doc && names.length) await openRecorded(names.includes(wanted) ? wanted : names[0]);
-  else if (!get().doc && model.model && model.examples.length) await ask({ text: model.examples[0].text });
+  watch();
+  await openNamed();
+  if (get().doc) return;
+  if (model.recorded.length) await openRecorded(model.recorded[0].name);
+  else if (model.model && model.examples.length) await ask({ text: model.examples[0].text });
+}
+
+/** Show what the address names, where it names something that this server can bring. */
+export async function openNamed() {
+  const { model, trace: wanted } = get();
+  if (wanted.startsWith("live:") && model?.model) await ask(requestOf(wanted.slice(5)), { remember: false });
+  else if (model?.recorded.some((one) => one.name === wanted)) await openRecorded(wanted);
+}
+
+const WATCH_MS = 2000;
+
+/** Notice a server that is gone, or a model whose folder is, before anyone asks it for something. */
+function watch() {
+  let there = true;
+  setInterval(async () => {
+    if (document.hidden || get().stage) return;
+    try {
+      const model = await request("/api/model");
+      const gone = get().error?.code === "server_gone";
+      // Parts that could not be fetched are asked for again by being drawn again.
+      if (gone || !there) set({ model, parts: get().parts + 1, ...(gone ? { error: null } : {}) });
+      else set({ model });
+      there = true;
+    } catch (error) {
+      if (there) set({ error: { code: error.code, message: error.message } });
+      there = false;
+    }
+  }, WATCH_MS);
 }
 
 /** @type {Map<string, Promise<void>>} */
 const fetching = new Map();
 
+let again = ""; // the trace that the server had forgotten and was asked for once more
+let restoring = false;
+
+/** What a part that did not come means: forgotten traces are asked for again, once; all else is said. */
+async function missing(error, document) {
+  const gone = error.code === "trace_gone" && document.source === "live";
+  if (gone && restoring) return;
+  if (gone && again !== document.id) {
+    again = document.id;
+    restoring = true;
+    await ask(document.request, { remember: false });
+    restoring = false;
+  } else set({ error: { code: error.code, message: error.message } });
+}
+
 /** The value at holder[key]; a ref is fetched first, and undefined until then. The page redraws when it is here. */
 export function value(holder, key) {
   const found = holder[key];
   if (!found || typeof found !== "object" || !("ref" in found)) return found;
-  const { id } = get().doc;
-  const path = `/api/traces/${id}/parts/${found.ref}`;
+  const { doc } = get();
+  const path = `/api/traces/${doc.id}/parts/${found.ref}`;
   if (!fetching.has(path)) {
     fetching.set(
       path,
@@ -161,9 +226,14 @@ export function value(holder, key) {
         (body) => {
           holder[key] = body;
           fetching.delete(path);
+          again = "";
           set({ parts: get().parts + 1 });
         },
-        (error) => set({ error: { code: error.code, message: error.message } }),
+        (error) => {
+          fetching.delete(path);
+          if (get().doc === doc) missing(error, doc);
+          else set({ parts: get().parts + 1 }); // the document that replaced it may wait for the same path
+        },
       ),
     );
   }
@@ -181,6 +251,9 @@ export function writing() {
   const { doc, hyp } = get();
   return doc ? value(doc.writings, Math.min(Math.max(hyp, 0), doc.writings.length - 1)) : undefined;
 }
+
+/** Over how many runs the times of the steps were taken, in words. */
+export const runsOf = ({ ar }) => (ar.runs > 1 ? t("times.median", { n: ar.runs }) : t("times.one"));
 
 /** What a token is called on the page. */
 export function name(token) {

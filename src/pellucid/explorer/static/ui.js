@@ -1,12 +1,12 @@
 // Preact and htm under one roof, and the few small pieces of interface that every panel uses.
-import { Component, h, render } from "./vendor/preact.js";
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
+import { Component, createContext, h, render } from "./vendor/preact.js";
+import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
 
 /** Markup without a build step: html`<p>${text}</p>`. */
 export const html = htm.bind(h);
 
-export { Component, render, useEffect, useLayoutEffect, useMemo, useRef, useState };
+export { Component, createContext, render, useContext, useEffect, useLayoutEffect, useMemo, useRef, useState };
 
 /** Sizes in styles say their unit. @param {number} size */
 export const px = (size) => `${size}px`;

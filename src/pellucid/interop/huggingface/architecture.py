@@ -44,6 +44,7 @@ def family_of(folder: Path, config: Mapping[str, Any]) -> Family:
     if kind == "bert":
         raise ModelFolderError(
             f"{folder / CONFIG_FILE}: BERT is an encoder alone and generates nothing; "
+            "training.encoder_from starts the encoder of a new model from it, and "
             "pellucid.interop.huggingface.bert.load_encoder reads it in Python"
         )
     supported = "; ".join(f"{', '.join(family.model_types)} ({family.title})" for family in FAMILIES)

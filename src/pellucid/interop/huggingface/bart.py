@@ -1,4 +1,4 @@
-"""BART, mBART and mBART-50: learned positions from row 2 on, a norm on the embeddings; mBART is pre-norm."""
+"""BART, mBART, mBART-50 and BARThez: learned positions from row 2 on, a norm on the embeddings; mBART is pre-norm."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BART = Family(
 )
 MBART = Family(
     model_types=("mbart",),
-    title="mBART, mBART-50",
+    title="mBART, mBART-50, BARThez",
     settings=_mbart_settings,
     embeddings=FAIRSEQ_EMBEDDINGS,
     rows=_rows,

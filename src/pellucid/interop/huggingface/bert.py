@@ -1,7 +1,7 @@
 """BERT: checkpoints of an encoder alone, with a vector for each token type.
 
-Knows its names and settings. The pooler and the heads for its two training tasks are not part of an encoder: they are
-read over.
+Knows its names and settings, and its WordPiece tokenizer. The pooler and the heads for its two training tasks are not
+part of an encoder: they are read over.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pellucid.config import ModelConfig
-from pellucid.errors import ModelFolderError
+from pellucid.data.foreign_tokenizers import JsonTokenizer, Specials, read_tokenizer_json, word_piece_json
+from pellucid.errors import ModelFolderError, TokenizerError
 from pellucid.interop.huggingface.family import activation
 from pellucid.interop.huggingface.files import CONFIG_FILE, read_json, read_tensors
 from pellucid.interop.huggingface.table import Row, fill
@@ -23,7 +24,7 @@ from pellucid.model.alone import EncoderOnly
 from pellucid.model.skeleton import skeleton
 from pellucid.settings import explain
 
-__all__ = ["bert_rows", "bert_tensors", "load_encoder"]
+__all__ = ["bert_rows", "bert_tensors", "load_encoder", "load_source_tokenizer"]
 
 _IGNORED = (r"pooler\..*", r"cls\..*", r"classifier\..*", r"embeddings\.position_ids")
 
@@ -57,6 +58,44 @@ def load_encoder(folder: Path, device: str | torch.device = "cpu") -> tuple[Enco
     model = skeleton(lambda: EncoderOnly(config, *sizes))
     fill(model, bert_rows(config), bert_tensors(tensors), _IGNORED, str(folder / file))
     return model.to(device).eval(), document
+
+
+def load_source_tokenizer(folder: Path, document: Mapping[str, Any], size: int) -> JsonTokenizer:
+    """BERT's tokenizer for sources: ``[CLS] text [SEP]``.
+
+    Args:
+        folder: of the checkpoint, with ``tokenizer.json`` or ``vocab.txt``.
+        document: its config.json.
+        size: rows of the model's matrix.
+
+    Raises:
+        ModelFolderError: no such file, damaged, without BERT's special tokens, or not of the same checkpoint.
+        MissingExtraError: the library that reads it is not installed.
+    """
+    whole, words = folder / "tokenizer.json", folder / "vocab.txt"
+    try:
+        if whole.is_file():
+            content = whole.read_text(encoding="utf-8")
+        elif words.is_file():
+            about = read_json(folder / "tokenizer_config.json")
+            lines = words.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            content = word_piece_json(
+                [line.rstrip("\r") for line in lines], lower=about.get("do_lower_case") is not False
+            )
+        else:
+            raise ModelFolderError(
+                f"{folder}: no tokenizer (tokenizer.json or vocab.txt); the folder is incomplete: download all of it"
+            )
+        numbers = read_tokenizer_json(content).get_vocab(with_added_tokens=True)
+        missing = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if name not in numbers]
+        if missing or len(numbers) > size:
+            reason = f"has no {missing[0]}" if missing else f"has {len(numbers)} tokens and the model {size}"
+            raise ModelFolderError(f"{folder}: its tokenizer {reason}: not the tokenizer of this BERT checkpoint")
+        pad, unknown, start, end = (numbers[name] for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
+        hidden = (numbers["[MASK]"],) if "[MASK]" in numbers else ()
+        return JsonTokenizer(content, Specials(pad, unknown, start, end, prefix=(start,), hidden=hidden), size)
+    except (TokenizerError, UnicodeDecodeError) as error:
+        raise ModelFolderError(f"{folder}: {error}") from None
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

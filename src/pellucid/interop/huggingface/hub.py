@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pellucid.errors import MissingExtraError, ModelFolderError
-from pellucid.interop.huggingface.files import missing_weights
+from pellucid.interop.huggingface.folder import missing_weights
 
 __all__ = ["fetch", "is_hub_name"]
 

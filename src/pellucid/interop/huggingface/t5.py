@@ -1,4 +1,4 @@
-"""T5, mT5 and Flan-T5: relative positions, RMSNorm, no biases, unscaled attention; later ones gate the feed-forward."""
+"""T5, mT5, Flan-T5, ByT5: relative positions, RMSNorm, no biases, unscaled attention; later ones have a gate."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _rows(config: ModelConfig) -> list[Row]:
 
 T5 = Family(
     model_types=("t5", "mt5"),
-    title="T5, mT5, Flan-T5",
+    title="T5, mT5, Flan-T5, ByT5",
     settings=_settings,
     embeddings=EmbeddingNames(
         shared="shared.weight",

@@ -15,7 +15,7 @@ from typing import Any
 from pellucid.data.foreign_tokenizers import Specials
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.errors import ConfigError, ModelFolderError, TokenizerError
-from pellucid.interop.huggingface.files import read_json
+from pellucid.interop.huggingface.folder import read_json
 from pellucid.interop.huggingface.generation import effective
 from pellucid.interop.huggingface.languages import MBART50_LANGUAGES, MBART_LANGUAGES
 from pellucid.interop.huggingface.vocabularies import Vocabulary, class_name, read_vocabularies
@@ -135,8 +135,9 @@ def _framed(
     source, target = plain
     if about.get("text_frame") == "eos":  # an exported model of ours, whatever its family
         kind = "marian"
-    if kind in ("mbart", "m2m_100"):
-        is_old = kind == "mbart" and not _is_mbart50(folder, class_name(config, about), codes)
+    name = class_name(config, about)
+    if kind in ("mbart", "m2m_100") and not name.startswith("Barthez"):
+        is_old = kind == "mbart" and not _is_mbart50(folder, name, codes)
         forced = effective(config, generation).get("forced_bos_token_id")
         return _many_languages(kind, is_old, about, forced, codes, (source, target), languages)
     if languages.source is not None or (languages.target is not None and not (kind == "marian" and codes.numbers)):
@@ -144,7 +145,7 @@ def _framed(
     if languages.target is not None:
         return _Frame(replace(source, prefix=(codes.number(languages.target, ">>{}<<"),)), target)
     start = numbers.get("<s>")
-    if start is not None and (kind == "bart" or class_name(config, about).startswith("Roberta")):
+    if start is not None and (kind == "bart" or name.startswith(("Roberta", "Barthez"))):
         return _Frame(replace(source, prefix=(start,)), replace(target, prefix=(start,)))
     return _Frame(source, target)
 

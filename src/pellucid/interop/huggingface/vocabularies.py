@@ -14,6 +14,7 @@ from typing import Any
 
 import sentencepiece
 
+from pellucid.data.byte_tokenizer import FIRST_BYTE, ByteTokenizer
 from pellucid.data.foreign_tokenizers import (
     Atom,
     JsonTokenizer,
@@ -24,7 +25,7 @@ from pellucid.data.foreign_tokenizers import (
 )
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.errors import ModelFolderError, TokenizerError
-from pellucid.interop.huggingface.files import read_json
+from pellucid.interop.huggingface.folder import read_json
 from pellucid.interop.huggingface.languages import (
     M2M100_LANGUAGES,
     MBART50_LANGUAGES,
@@ -36,7 +37,20 @@ from pellucid.interop.huggingface.languages import (
 __all__ = ["Vocabulary", "class_name", "read_vocabularies"]
 
 _INCOMPLETE = "the folder is incomplete: download all of it"
-_CLASSES = ("Marian", "Bart", "Roberta", "MBart", "MBart50", "M2M100", "Nllb", "Pegasus", "T5", "MT5")
+_CLASSES = (
+    "Marian",
+    "Bart",
+    "Roberta",
+    "MBart",
+    "MBart50",
+    "M2M100",
+    "Nllb",
+    "Pegasus",
+    "T5",
+    "MT5",
+    "ByT5",
+    "Barthez",
+)
 _GENERAL = ("", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend", "PythonBackend")
 _ROUND = (8, 16, 32, 64, 128)
 _MADE_UP = 8
@@ -116,7 +130,9 @@ def _read(
     is_json = (folder / "tokenizer.json").is_file()
     if about.get("tokenizer_class") == "MarianTokenizer" or (config.get("model_type") == "marian" and not is_json):
         return _marian(folder, about, sizes)
-    if is_json:
+    if class_name(config, about) == "ByT5Tokenizer":
+        joint = _bytes(folder, about, sizes[0])
+    elif is_json:
         joint = _json_vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8"), sizes[0])
     elif (model := _first_file(folder, "sentencepiece.bpe.model", "spiece.model", "sentencepiece.model")) is not None:
         joint = _sentencepiece(folder, model.read_bytes(), config, about, sizes[0])
@@ -167,6 +183,9 @@ def _sentencepiece(
     elif kind == "m2m_100":
         marks = [*_nllb_codes(folder, about), "<mask>"]
         table = [*head, *pieces[3:], *marks]
+    elif name.startswith("Barthez"):  # its pieces have their own numbers, and the last is <mask>
+        marks = ["<mask>"]
+        table = [*head, *pieces[4:-1], *marks]
     elif kind == "mbart":
         room = size - len(pieces) - 2  # the pieces move one up, and <mask> comes last
         marks = [*(MBART50_LANGUAGES if room >= len(MBART50_LANGUAGES) else MBART_LANGUAGES), "<mask>"]
@@ -271,6 +290,22 @@ def _count(about: Mapping[str, Any], name: str, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ModelFolderError(f"tokenizer_config.json: {name} must be a whole number, not {value!r}")
     return value
+
+
+def _bytes(folder: Path, about: Mapping[str, Any], size: int) -> Vocabulary:
+    """ByT5's, which needs no file: bytes, and behind them the tokens for what was left out in its training."""
+    atoms = {text: Atom(text, n, lstrip=True, rstrip=True) for n, text in enumerate(("<pad>", "</s>", "<unk>"))}
+    first = FIRST_BYTE + 256
+    for number in range(_count(about, "extra_ids", 125)):
+        atoms[f"<extra_id_{number}>"] = Atom(f"<extra_id_{number}>", first + number)
+    atoms |= {atom.text: atom for atom, _ in _added(folder, about)}
+    numbers = {**{f"<0x{byte:02X}>": FIRST_BYTE + byte for byte in range(256)}, "<unk>": 2}
+    special = {atom.text: atom.number for atom in atoms.values()}
+
+    def make(specials: Specials) -> Tokenizer:
+        return ByteTokenizer(specials, size, tuple(atoms.values()))
+
+    return Vocabulary(numbers, special, frozenset(special.values()), make)
 
 
 # -- files of the library tokenizers

@@ -3,11 +3,12 @@ import { LineChart } from "../charts.js";
 import { bytes, count, fixed, ms } from "../format.js";
 import { t } from "../i18n.js";
 import { set, useStore } from "../store.js";
-import { name, num, nums, stepOf, writing } from "../trace.js";
-import { Figure, html, rich } from "../ui.js";
+import { name, num, nums, runsOf, stepOf, writing } from "../trace.js";
+import { Figure, html, rich, useNarrow } from "../ui.js";
 
 /** Layers × KV heads × positions: one line for each KV head of each layer, one cell for each stored position. */
 function Shelf({ kv, written, step, sources }) {
+  const narrow = useNarrow();
   const lines = [];
   for (let layer = 0; layer < kv.layers; layer += 1) {
     const heads = Math.max(kv.self_kv_heads, kv.cross_kv_heads);
@@ -17,25 +18,33 @@ function Shelf({ kv, written, step, sources }) {
   const positions = written.input.length;
   const cell = (kind, key) => html`<i key=${key} class=${kind}></i>`;
   const label = t("cache.shelf", { layers: kv.layers, heads: kv.self_kv_heads, self: now.self_len, cross: now.cross_len });
-  return html`<div class="shelf-scroll" tabindex="0" role="region" aria-label=${label}>
-    <div class="shelf">
-      <div class="shelf-head">
-        <span class="shelf-name"></span>
-        <div class="shelf-names target">${written.input.map((token, index) => html`<span class=${index === step ? "on" : index > step ? "later" : ""} onClick=${() => set({ t: index })}>${name(token)}</span>`)}</div>
-        <div class="shelf-names source">${sources.map((one) => html`<span>${one}</span>`)}</div>
-      </div>
-      ${lines.map(
-        ({ layer, head }) => html`<div class=${`shelf-line ${head === 0 ? "first" : ""}`}>
-          <span class="shelf-name">${head === 0 ? t("cache.layer", { n: layer + 1 }) : ""}</span>
-          <div class="shelf-cells">
-            ${Array.from({ length: positions }, (_, index) =>
-              cell(head >= kv.self_kv_heads ? "none" : index < now.reused_rows ? "reused" : index < now.self_len ? "new" : "empty", index),
-            )}
-          </div>
-          <div class="shelf-cells">${sources.map((_, index) => cell(head < kv.cross_kv_heads ? "cross" : "none", index))}</div>
-        </div>`,
+  const target = {
+    names: () => html`<div class="shelf-names target">${written.input.map((token, index) => html`<span class=${index === step ? "on" : index > step ? "later" : ""} onClick=${() => set({ t: index })}>${name(token)}</span>`)}</div>`,
+    cells: (head) => html`<div class="shelf-cells">
+      ${Array.from({ length: positions }, (_, index) =>
+        cell(head >= kv.self_kv_heads ? "none" : index < now.reused_rows ? "reused" : index < now.self_len ? "new" : "empty", index),
       )}
-    </div>
+    </div>`,
+  };
+  const source = {
+    names: () => html`<div class="shelf-names source">${sources.map((one) => html`<span>${one}</span>`)}</div>`,
+    cells: (head) => html`<div class="shelf-cells">${sources.map((_, index) => cell(head < kv.cross_kv_heads ? "cross" : "none", index))}</div>`,
+  };
+  // Side by side; where that is too narrow, the source's cells stand below the target's.
+  const shelves = narrow ? [[target], [source]] : [[target, source]];
+  const columns = narrow ? { "--positions": Math.max(positions, sources.length), "--sources": 0 } : { "--positions": positions, "--sources": sources.length };
+  return html`<div class="shelf-scroll" style=${columns} tabindex="0" role="region" aria-label=${label}>
+    ${shelves.map(
+      (sides) => html`<div class="shelf">
+        <div class="shelf-head"><span class="shelf-name"></span>${sides.map((side) => side.names())}</div>
+        ${lines.map(
+          ({ layer, head }) => html`<div class=${`shelf-line ${head === 0 ? "first" : ""}`}>
+            <span class="shelf-name">${head === 0 ? t("cache.layer", { n: layer + 1 }) : ""}</span>
+            ${sides.map((side) => side.cells(head))}
+          </div>`,
+        )}
+      </div>`,
+    )}
   </div>`;
 }
 
@@ -78,7 +87,7 @@ export function Cache() {
           { name: t("cache.with"), values: every((one) => one.macs.cached), className: "target" },
           { name: t("cache.without"), values: every((one) => one.macs.uncached), className: "grey" },
         ]} />
-      <${LineChart} caption=${t("cache.time_chart")} labels=${labels} step=${step} format=${ms}
+      <${LineChart} caption=${t("cache.time_chart", { runs: runsOf(written) })} labels=${labels} step=${step} format=${ms}
         series=${[
           { name: t("cache.with"), values: every((one) => one.ms.cached), className: "target" },
           { name: t("cache.without"), values: every((one) => one.ms.uncached), className: "grey" },

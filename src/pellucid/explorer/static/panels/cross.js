@@ -1,5 +1,5 @@
 // Panel 4: the row that writes asks the source; arcs, heads ranked, and what covering a source word costs.
-import { LayerChoice, OneHead, StageChoice } from "../attention.js";
+import { LayerChoice, OneHead, StageChoice, scoreName } from "../attention.js";
 import { Bars } from "../charts.js";
 import { fixed } from "../format.js";
 import { t } from "../i18n.js";
@@ -10,18 +10,19 @@ import { at, strongest } from "../tensors.js";
 import { html, px, rich, useState, useWidth } from "../ui.js";
 import { same } from "./encoder.js";
 
-/** Names on a line, centred in their shares of the width. */
+/** Names on a line, centred in their shares of the width; crowded where they would not fit. */
 function places(names, width) {
   const widths = names.map((one) => Math.max(26, textWidth(one) + 16));
   const total = widths.reduce((sum, one) => sum + one, 0);
   const gap = Math.max(2, Math.min(26, (width - total) / Math.max(1, names.length)));
   const shrink = Math.min(1, (width - gap * names.length) / total);
   let x = (width - (total * shrink + gap * (names.length - 1))) / 2;
-  return widths.map((one) => {
+  const at = widths.map((one) => {
     const middle = x + (one * shrink) / 2;
     x += one * shrink + gap;
     return middle;
   });
+  return { at, crowded: shrink < 0.8, inside: (index) => Math.min(width - widths[index] / 2, Math.max(widths[index] / 2, at[index])) };
 }
 
 /** Arcs from the row that writes to every source word, as thick as the attention. */
@@ -39,14 +40,18 @@ function Arcs({ attn, step, sources, targets, picked }) {
             const weight = row.data[index];
             if (!(weight > 0.004)) return null;
             const middle = height / 2;
-            const curve = `M${top[step]},34 C${top[step]},${middle + 12} ${bottom[index]},${middle - 12} ${bottom[index]},${height - 34}`;
+            const curve = `M${top.at[step]},34 C${top.at[step]},${middle + 12} ${bottom.at[index]},${middle - 12} ${bottom.at[index]},${height - 34}`;
             return html`<path d=${curve} class=${index === picked ? "on" : ""} style=${{ strokeWidth: 1 + weight * 11, opacity: 0.16 + 0.8 * weight ** 0.6 }} />`;
           })}
-          ${targets.map(
-            (one, index) => html`<text x=${top[index]} y="22" class=${`target ${index === step ? "on" : ""}`} onClick=${() => set({ t: index })}>${one}</text>`,
+          ${targets.map((one, index) =>
+            top.crowded && index !== step
+              ? html`<circle cx=${top.at[index]} cy="17" r="2" onClick=${() => set({ t: index })} />`
+              : html`<text x=${top.crowded ? top.inside(index) : top.at[index]} y="22" class=${`target ${index === step ? "on" : ""}`} onClick=${() => set({ t: index })}>${one}</text>`,
           )}
-          ${sources.map(
-            (one, index) => html`<text x=${bottom[index]} y=${height - 14} class=${`source ${index === best || index === picked ? "on" : ""}`}>${one}</text>`,
+          ${sources.map((one, index) =>
+            bottom.crowded && index !== (picked ?? best)
+              ? html`<circle cx=${bottom.at[index]} cy=${height - 19} r="2" />`
+              : html`<text x=${bottom.crowded ? bottom.inside(index) : bottom.at[index]} y=${height - 14} class=${`source ${index === best || index === picked ? "on" : ""}`}>${one}</text>`,
           )}
         </svg>`
       : html`<div style=${{ height: px(height) }}></div>`}
@@ -55,7 +60,7 @@ function Arcs({ attn, step, sources, targets, picked }) {
 
 /** Heads by how well they alone agree with alignments that hiding words gives. */
 function Ranking({ align }) {
-  if (!align) return html`<p class="note">${t("cross.no_ranking")}</p>`;
+  if (!align) return html`<p class="note">${rich(t("cross.no_ranking"))}</p>`;
   const table = align.reading === "write" ? align.write : align.read;
   const chosen = new Set(align.heads.map((one) => one.join()));
   const heads = table.flatMap((row, layer) => row.map((agreement, head) => ({ layer, head, agreement: num(agreement) })));
@@ -69,6 +74,18 @@ function Ranking({ align }) {
         </button>`,
       )}
     </div>`;
+}
+
+const MOST_WORDS = 24;
+
+/** The words that matter most to this row, in the order of the source. */
+function foremost(units) {
+  if (units.length <= MOST_WORDS) return units;
+  const chosen = new Set();
+  for (const size of [(one) => one.weight, (one) => Math.abs(one.change)]) {
+    [...units].sort((one, other) => size(other) - size(one)).slice(0, MOST_WORDS / 2).forEach((one) => chosen.add(one));
+  }
+  return units.filter((one) => chosen.has(one));
 }
 
 /** Causal evidence: hide a word from the whole model, and see what this row's token loses. */
@@ -90,18 +107,20 @@ function Cover({ written, attn, step, head, sourceUnits }) {
   }));
   const needed = units.reduce((least, one) => (one.change < least.change ? one : least), units[0]);
   const looked = units.reduce((most, one) => (one.weight > most.weight ? one : most), units[0]);
-  const kind = needed.text === looked.text ? "cross.cover_agree" : "cross.cover_differ";
+  const shown = foremost(units);
+  const kind = needed === looked ? "cross.cover_agree" : "cross.cover_differ";
   return html`<h3>${t("cross.cover")}</h3>
     <div class="two">
       <div>
         <div class="small-title">${t("cross.cover_attention", { token, head: head + 1 })}</div>
-        <${Bars} rows=${units.map((one) => ({ name: one.text, value: one.weight, className: "heat", side: "source" }))} format=${(v) => fixed(v)} most=${1} />
+        <${Bars} rows=${shown.map((one) => ({ name: one.text, value: one.weight, className: "heat", side: "source" }))} format=${(v) => fixed(v)} most=${1} />
       </div>
       <div>
         <div class="small-title">${t("cross.cover_change", { token })}</div>
-        <${Bars} rows=${units.map((one) => ({ name: one.text, value: one.change, className: one.change < 0 ? "target" : "heat", side: "source" }))} format=${(v) => fixed(v)} signed />
+        <${Bars} rows=${shown.map((one) => ({ name: one.text, value: one.change, className: one.change < 0 ? "target" : "heat", side: "source" }))} format=${(v) => fixed(v)} signed />
       </div>
     </div>
+    ${shown.length < units.length ? html`<p class="note">${t("cross.cover_some", { n: shown.length, all: units.length })}</p>` : null}
     <p class="finding">${rich(t(kind, { token, word: needed.text, change: fixed(needed.change), looked: looked.text, weight: fixed(looked.weight) }))}</p>`;
 }
 
@@ -137,7 +156,7 @@ export function Cross() {
       rowSide="target"
       colSide="source"
       qToKv=${doc.gqa.q_to_kv.cross}
-      caption=${t(`cross.caption.${stage}`)}
+      caption=${t(`cross.caption.${stage}`, { score: scoreName(cross, null) })}
       note=${table ? (index) => `${fixed(num(table[layer][index]), 0)} %` : undefined}
       onPreview=${(cell) => set({ preview: cell ? { kind: "source", index: cell.col } : null })}
       onPin=${(row, col) => set({ cell: same(row, col, "cross") ? null : { row, col }, use: "cross", t: row })}

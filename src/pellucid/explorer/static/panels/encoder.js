@@ -1,5 +1,5 @@
 // Panel 2: the encoder's self-attention: every word sees every word, left and right.
-import { LayerChoice, OneHead, StageChoice } from "../attention.js";
+import { LayerChoice, OneHead, StageChoice, scoreName } from "../attention.js";
 import { fixed } from "../format.js";
 import { t } from "../i18n.js";
 import { get, set, useStore } from "../store.js";
@@ -62,7 +62,7 @@ export function Encoder() {
       colSide="source"
       qToKv=${doc.gqa.q_to_kv.encoder}
       bias=${bias}
-      caption=${t(`encoder.caption.${stage}`)}
+      caption=${t(`encoder.caption.${stage}`, { score: scoreName(encoder, bias) })}
       covers=${(_, col) => !real[col]}
       onPreview=${(cell) => set({ preview: cell ? { kind: "source", index: cell.row } : null })}
       onPin=${(row, col) => set({ cell: same(row, col, "encoder") ? null : { row, col }, use: "encoder" })}

@@ -1,9 +1,9 @@
 // Panel 5: the same rows two ways: one call for all (teacher forcing), one call each (autoregressive); and exposure bias.
-import { Bars, LineChart } from "../charts.js";
+import { LineChart } from "../charts.js";
 import { fixed, ms, tiny } from "../format.js";
 import { t } from "../i18n.js";
 import { set, useStore } from "../store.js";
-import { name, num, nums, rowName, stepOf, writing } from "../trace.js";
+import { name, num, nums, rowName, runsOf, stepOf, writing } from "../trace.js";
 import { Figure, html, rich } from "../ui.js";
 
 /** One lane: the calls of the decoder as blocks over the tokens that each fills. */
@@ -85,9 +85,8 @@ export function Forcing() {
         </table>
       </div>
       <div>
-        <div class="small-title">${t("forcing.step_times")}</div>
-        <${Bars} rows=${stepMs.slice(0, 14).map((one, index) => ({ name: rowName(written, index), value: one, className: "heat", on: index === step }))} format=${ms} />
-        ${stepMs.length > 14 ? html`<p class="note">${t("forcing.more_steps", { n: stepMs.length - 14 })}</p>` : null}
+        <${LineChart} caption=${t("forcing.step_times", { runs: runsOf(written) })} labels=${written.tgt.map(name)} step=${step} format=${ms} height=${104}
+          series=${[{ name: rowName(written, step), values: stepMs, className: "heat" }]} />
       </div>
     </div>
     <${Drift} drift=${written.drift} written=${written} step=${step} />

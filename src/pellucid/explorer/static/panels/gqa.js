@@ -13,7 +13,7 @@ function Wires({ map, picked }) {
   const groups = Math.max(...map) + 1;
   const height = 150;
   const span = Math.min(width, heads * 84);
-  const left = (width - span) / 2;
+  const left = 0;
   const x = (index, n) => left + (span * (index + 0.5)) / n;
   return html`<div class="wires" ref=${box}>
     <svg width=${width} height=${height} role="group" aria-label=${t("gqa.wires", { heads, groups })}>
@@ -71,7 +71,9 @@ export function Gqa() {
       <div class="figures">
         <${Figure} value=${bytes(total(gqa.bytes_actual))} label=${t("gqa.actual")} />
         <${Figure} value=${bytes(total(gqa.bytes_mha))} label=${t("gqa.mha")} note=${t("tag.formula")} />
-        <${Figure} value=${`${fixed(total(gqa.bytes_mha) / total(gqa.bytes_actual), 1)} ×`} label=${t("gqa.ratio")} note=${t("tag.formula")} />
+        ${total(gqa.bytes_mha) === total(gqa.bytes_actual)
+          ? null
+          : html`<${Figure} value=${`${fixed(total(gqa.bytes_mha) / total(gqa.bytes_actual), 1)} ×`} label=${t("gqa.ratio")} note=${t("tag.formula")} />`}
       </div>
       <div>
         <div class="small-title">${t("gqa.what_if")} <span class="tag">${t("tag.formula")}</span></div>

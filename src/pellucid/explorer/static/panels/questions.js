@@ -17,15 +17,17 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
  * @type {[string, string, (doc: any, written: any) => Record<string, any> | null][]}
  */
 const QUESTIONS = [
-  ["positions", "position", ({ position }) => position.ablation && { off: tiny(num(position.ablation.off.logit_maxdiff)), on: tiny(num(position.ablation.on.logit_maxdiff)) }],
+  ["positions", "position", ({ position }) => position.ablation && { off: tiny(num(position.ablation.off.logit_maxdiff)), on: tiny(num(position.ablation.on.logit_maxdiff)), figure: position.scheme === "none" ? "figure_none" : "figure" }],
   ["beyond", "position", ({ position }) => ({ n: position.beyond.length, scheme: t(`scheme.${position.scheme}`), outcome: t(position.beyond.error ? "q.beyond.refuses" : "q.beyond.goes_on") })],
   ["encoder", "encoder", ({ encoder }) => {
     const attn = array(encoder.attn, encoder.attn.length - 1);
     return attn && { share: fixed(forward(at(attn, 0), padMask(encoder)) * 100, 0), layer: encoder.attn.length };
   }],
   ["mask", "mask", (_, { decoder }) => {
-    const attn = array(decoder.attn, decoder.attn.length - 1);
-    return attn && { most: String(future(at(attn, 0))), change: tiny(Math.max(...nums(decoder.unmasked.logit_maxdiff))) };
+    const layers = decoder.attn.map((_, layer) => array(decoder.attn, layer));
+    if (!layers.every(Boolean)) return null;
+    const most = Math.max(...layers.flatMap((attn) => Array.from({ length: attn.shape[0] }, (_, head) => future(at(attn, head)))));
+    return { most: String(most), layers: layers.length, heads: layers[0].shape[0], change: tiny(Math.max(...nums(decoder.unmasked.logit_maxdiff))) };
   }],
   ["cross", "cross", ({ src }, { cross, tgt }) => {
     const attn = array(cross.attn, cross.attn.length - 1);
@@ -73,7 +75,7 @@ function Question({ number, entry, doc, written, practice }) {
       ${shown
         ? html`<p>${rich(t(`q.${key}.answer`))}</p>
             <p class="evidence">
-              <span>${numbers ? rich(t(`q.${key}.figure`, numbers)) : t("q.none")}</span>
+              <span>${numbers ? rich(t(`q.${key}.${numbers.figure || "figure"}`, numbers)) : t("q.none")}</span>
             </p>`
         : html`<button type="button" class="button" onClick=${() => setOpen(true)}>${t("questions.reveal")}</button>`}
     </div>

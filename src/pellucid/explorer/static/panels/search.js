@@ -3,8 +3,8 @@ import { Bars } from "../charts.js";
 import { fixed } from "../format.js";
 import { t } from "../i18n.js";
 import { set, useStore } from "../store.js";
-import { ask, name, num, stepOf, writing } from "../trace.js";
-import { html, px, rich, useEffect, useMemo, useRef } from "../ui.js";
+import { ask, name, num, ofModel, stepOf, writing } from "../trace.js";
+import { html, px, rich, useEffect, useMemo, useNarrow, useRef } from "../ui.js";
 
 const COLUMN = 124;
 const ROW = 46;
@@ -86,30 +86,32 @@ function NodeCard({ search, node }) {
 
 /** The n-best list; choosing one swaps every decoder panel to it. */
 function Best({ search, hyp }) {
+  const narrow = useNarrow();
   const entries = search.nbest.map((one) => ({ ...one, label: one.rank + 1 }));
   const { greedy } = search;
   if (!entries.some((one) => one.writing === greedy.writing)) entries.push({ ...greedy, label: "–" });
-  return html`<div class="table-scroll" tabindex="0" role="region" aria-label=${t("search.nbest")}>
-    <table class="values best">
-      <caption>${t("search.nbest")}</caption>
+  const wide = (cells) => (narrow ? null : cells);
+  return html`<div><p class="small-title" id="best-title">${t("search.nbest")}</p>
+  <div class="table-scroll" tabindex="0" role="region" aria-labelledby="best-title">
+    <table class="values best" aria-labelledby="best-title">
       <thead>
-        <tr><th></th><th class="text" scope="col">${t("search.text")}</th><th scope="col">Σ log p</th><th scope="col">${t("search.length")}</th><th scope="col">${t("search.penalty_short")}</th><th scope="col">${t("search.score")}</th></tr>
+        <tr><th></th><th class="text" scope="col">${t("search.text")}</th>${wide(html`<th scope="col">Σ log p</th><th scope="col">${t("search.length")}</th><th scope="col">${t("search.penalty_short")}</th>`)}<th scope="col">${t("search.score")}</th></tr>
       </thead>
       <tbody>
         ${entries.map(
           (one) => html`<tr class=${one.writing === hyp ? "on" : ""}>
             <td>${one.label}</td>
             <td class="text"><button type="button" class="pick" aria-pressed=${one.writing === hyp ? "true" : "false"} onClick=${() => set({ hyp: one.writing })}>${one.text || "∅"}</button>${one.writing === greedy.writing ? html` <span class="tag">${t("search.greedy")}</span>` : null}</td>
-            <td>${fixed(num(one.sum_logp), 4)}</td><td>${one.len}</td><td>${fixed(num(one.penalty), 4)}</td><td><b>${fixed(num(one.score), 4)}</b></td>
+            ${wide(html`<td>${fixed(num(one.sum_logp), 4)}</td><td>${one.len}</td><td>${fixed(num(one.penalty), 4)}</td>`)}<td><b>${fixed(num(one.score), 4)}</b></td>
           </tr>`,
         )}
       </tbody>
     </table>
-  </div>`;
+  </div></div>`;
 }
 
 /** The most probable next tokens of this step; with a server, one of them can be forced. */
-function TopK({ written, step, live }) {
+function TopK({ written, step, live, served }) {
   const options = written.topk[step];
   const force = (token) => {
     const { doc } = live;
@@ -129,7 +131,7 @@ function TopK({ written, step, live }) {
   return html`<div class="topk">
     <div class="small-title">${t("search.topk", { n: step + 1 })}</div>
     <${Bars} rows=${rows} format=${(v) => fixed(v, 3)} most=${1} />
-    ${live ? null : html`<p class="note">${t("search.force_live")}</p>`}
+    ${live ? null : html`<p class="note">${t(served ? "search.force_other" : "search.force_live")}</p>`}
   </div>`;
 }
 
@@ -143,6 +145,22 @@ export function verdict(search) {
   return t(num(greedy.score) < num(best.score) ? "search.loses" : "search.wins", words);
 }
 
+/** What beams of several widths made of an example when it was chosen, and whose sentences they are. */
+function Example({ example }) {
+  const { kind, outputs } = example;
+  const [narrow, wide] = [outputs[0], outputs[outputs.length - 1]];
+  const words = { narrow: narrow.beam, wide: wide.beam, narrow_score: fixed(narrow.score, 3), wide_score: fixed(wide.score, 3), narrow_chrf: fixed(narrow.chrf, 0), wide_chrf: fixed(wide.chrf, 0) };
+  return html`<div class="example">
+    <p class="small-title">${t(`example.${kind}`)}</p>
+    ${outputs.length > 1 ? html`<p>${rich(t(`example.${kind}_note`, words))}</p>` : null}
+    <dl>
+      ${outputs.map((one) => html`<div><dt>${t("example.beam", { n: one.beam })}</dt><dd>${one.text} <small class="soft">${t("example.figures", { score: fixed(one.score, 3), chrf: fixed(one.chrf, 0) })}</small></dd></div>`)}
+      <div><dt>${t("example.reference")}</dt><dd>${example.reference}</dd></div>
+    </dl>
+    ${example.credit ? html`<p class="note">${t("example.credit", { credit: example.credit })}</p>` : null}
+  </div>`;
+}
+
 export function Search() {
   const { doc, model, node, hyp } = useStore("doc", "hyp", "t", "parts", "node", "model");
   const { search } = doc;
@@ -152,10 +170,12 @@ export function Search() {
   const greedyShown = hyp === search.greedy.writing && !search.nbest.some((one) => one.writing === hyp);
   const chosenPath = useMemo(() => (greedyShown ? search.greedy.nodes : pathTo(search.nodes, entry.node)), [doc, hyp]);
   const picked = node !== null && node < search.nodes.length ? node : (chosenPath.find((id) => search.nodes[id].step === step) ?? entry.node);
-  const live = doc.source === "live" && model?.model ? { doc } : null;
+  const live = ofModel(doc) ? { doc } : null;
+  const shown = (model?.examples || []).find((one) => one.outputs?.length && one.text === doc.request.text);
   const kinds = (model?.examples || []).filter((one) => one.kind !== "plain");
   return html`
     <p class="finding">${rich(verdict(search))}</p>
+    ${shown ? html`<${Example} example=${shown} />` : null}
     <div class="keys">
       <span><i class="line path"></i>${t("search.key_path")}</span>
       <span><i class="line greedy"></i>${t("search.key_greedy")}</span>
@@ -166,10 +186,10 @@ export function Search() {
     <${Lattice} search=${search} step=${step} picked=${picked} chosenPath=${chosenPath} />
     ${picked !== null && picked !== undefined ? html`<${NodeCard} search=${search} node=${search.nodes[picked]} />` : null}
     <${Best} search=${search} hyp=${hyp} />
-    ${written ? html`<${TopK} written=${written} step=${step} live=${live} />` : null}
+    ${written ? html`<${TopK} written=${written} step=${step} live=${live} served=${Boolean(model?.model)} />` : null}
     ${kinds.length
       ? html`<div class="examples"><span class="small-title">${t("search.found")}</span>
-          ${kinds.map((one) => html`<button type="button" class="chip-button" title=${one.note} onClick=${() => ask({ text: one.text })}>${t(`example.${one.kind}`)}: ${one.text}</button>`)}
+          ${kinds.map((one) => html`<button type="button" class="chip-button" onClick=${() => ask({ text: one.text, beam_size: one.beam_size ?? undefined })}>${t(`example.${one.kind}`)}: ${one.text}</button>`)}
         </div>`
       : null}
   `;

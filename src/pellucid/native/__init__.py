@@ -1,0 +1,1 @@
+"""The native engine: generation on CPUs with AVX-512 VNNI, in C++, without PyTorch."""
