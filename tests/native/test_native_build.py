@@ -20,7 +20,8 @@ def _forgetful() -> Iterator[None]:
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A CPU that can do it, an empty cache folder."""
+    """A CPU that can do it, nothing built by the installation, an empty cache folder."""
+    monkeypatch.setattr(build, "INSTALLED", tmp_path / "installed")
     monkeypatch.setattr(build, "_cpu_flags", lambda: set(build.NEEDED))
     monkeypatch.setenv("PELLUCID_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PELLUCID_NATIVE_LIBRARY", raising=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = ["SANITIZERS", "NativeUnavailableError", "cache_folder", "compile_library", "load_library"]
 
 SOURCE = Path(__file__).parent / "source"
+INSTALLED = Path(__file__).parent  # where an installation puts what it has built
 NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "fma", "f16c")
 FLAGS = (
     *("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-w", "-fvisibility=hidden"),
@@ -52,7 +53,7 @@ def load_library() -> ctypes.CDLL:
     if given := os.environ.get("PELLUCID_NATIVE_LIBRARY"):  # another build of it: with sanitizers, say
         return ctypes.CDLL(given)
     newest = max((file.stat().st_mtime for file in SOURCE.glob("*")), default=0.0)
-    for file in sorted(Path(__file__).parent.glob("_engine*.so")):
+    for file in sorted(INSTALLED.glob("_engine*.so")):
         # In a clone the sources may have changed since; an installation writes all files within a minute.
         if file.stat().st_mtime + 60 >= newest:
             return _opened(file)
