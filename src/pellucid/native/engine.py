@@ -373,7 +373,7 @@ def _interruptible(function: Any, arguments: tuple[Any, ...], kept: tuple[Any, .
     """Call ``function`` so that Ctrl-C ends a long call: the engine looks at ``stop`` at every step.
 
     ``kept`` is what ``arguments`` point into; the thread holds it for as long as it runs. Not Thread.join: interrupted,
-    it takes the thread to have ended (CPython issue 90882).
+    it takes the thread to have ended (bpo-45274).
     """
     if not long or threading.current_thread() is not threading.main_thread():
         return function(*arguments)
