@@ -25,13 +25,14 @@ from typer.main import get_command
 from pellucid.bundled import BUNDLED, RECORDED
 from pellucid.cli import app
 from pellucid.commands.options import setting_of
-from pellucid.config import PRESETS, Config, ModelConfig
+from pellucid.config import PRESETS, Config, CorpusConfig, ModelConfig, NamedCorpusConfig
 from pellucid.explorer.page import single_page
 from pellucid.settings import Settings, fields_of, group_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TRANSLATIONS = DOCS / "zh" / "settings.yaml"
 CORPORA = ("data.train", "data.dev", "data.test")  # three groups of one kind, described once
+OF_NAMED = "data.corpora.NAME.dev"  # another one
 
 WORDS = {
     "en": {
@@ -113,12 +114,12 @@ class Writer:
         groups: list[tuple[str, type[Settings]]] = [("", Config)]
         groups += [(name, group) for name, field in fields_of(Config) if (group := group_of(field))]
         for name, group in groups:
-            if name not in CORPORA[1:]:
+            if name not in (*CORPORA[1:], OF_NAMED):
                 lines += ["", *self._group(name, group)]
         return lines
 
     def _group(self, name: str, group: type[Settings]) -> list[str]:
-        names = CORPORA if name in CORPORA else (name,)
+        names = CORPORA if name in CORPORA else (f"{name}.NAME" if group is NamedCorpusConfig else name,)
         lines = [f"## {self.words['and'].join(f'`{each}`' for each in names)}", ""] if name else []
         lines += [self._told(f"groups.{name or 'run'}", group.__doc__), ""]
         properties = group.model_json_schema()["properties"]
@@ -127,6 +128,8 @@ class Writer:
             full = f"{name}.{key}".lstrip(".")
             if group_of(field) and not name:
                 continue  # the groups follow, each with a table of its own
+            if group is NamedCorpusConfig and key in CorpusConfig.model_fields:
+                continue  # it has all that one corpus has
             allowed = self.words["group"] if group_of(field) else self._allowed(properties[key])
             rows.append([f"`{key}`", allowed, _value(field.default), self._told(f"settings.{full}", field.description)])
         lines += _table([self.words[word] for word in ("setting", "allowed", "default", "meaning")], rows)
@@ -210,7 +213,7 @@ def _interval(schema: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "—"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,10 @@ OUTSIDE_DATA = str(ROOT.parent / "shared")
 # Before torch is imported, and inherited by the processes that tests start, which run this tree, installed or not.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+
+# A shell's background jobs begin with Ctrl-C ignored, and pass that on to what they start: this must not decide tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What the native engine builds is kept from run to run, outside the user's own cache.
 os.environ["PELLUCID_CACHE"] = os.path.join(tempfile.gettempdir(), f"pellucid-tests-{os.getuid()}")

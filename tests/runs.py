@@ -68,7 +68,7 @@ def traces(run: Path) -> dict[str, Any]:
     return found
 
 
-def main(settings: str, update: str, how: str) -> None:
+def main(settings: str, update: str, how: str, accept: str = "") -> None:
     """In a process of its own: train and be killed, ``how``: at once, or between the renames of a save of last/."""
     from pellucid import experiment, files
     from pellucid.config import parse_config
@@ -84,7 +84,7 @@ def main(settings: str, update: str, how: str) -> None:
 
     if how == "save":
         files.os.rename = killing
-    experiment.train(parse_config(json.loads(settings)), reporter)
+    experiment.train(parse_config(json.loads(settings)), reporter, accept_changes=bool(accept))
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ def refusal(*overrides: str) -> str:
     return str(caught.value)
 
 
-# Dotted name and pydantic field of every setting; of the three corpora, which are alike, the first.
+# Dotted name and pydantic field of every setting; of the corpora, which are alike, the first.
 SETTINGS = {
     name: field
     for name, field in fields_of(Config)
-    if not group_of(field) and not name.startswith(("data.dev", "data.test"))
+    if not group_of(field) and not name.startswith(("data.dev", "data.test", "data.corpora"))
 }
 
 
@@ -178,7 +178,7 @@ def test_an_empty_file_or_group_means_the_defaults(tmp_path: Path, content: str)
         ("xyzzy=1", "unknown setting xyzzy; known here: output, seed, data, tokenizer, model, training, decoding"),
         (
             "data.train={xyzzy: 1}",
-            "unknown setting data.train.xyzzy; known here: source, target, path, source_column, target_column",
+            "unknown setting data.train.xyzzy; known here: source, target, path, source_column, target_column, tag",
         ),
     ],
 )
@@ -203,6 +203,7 @@ RANGES = [
     ("data.max_length_ratio", [1.01], [1.0]),
     ("data.max_unknown", [0.0, 0.999], [-0.001, 1.0]),
     ("data.drop_final_punctuation", [0.0, 1.0], [-0.001, 1.001]),
+    ("data.temperature", [1.0, 5.0, 1000.0], [0.999, 1000.1]),
     ("data.train.source_column", [0, 3, "zh"], [-1, 1.5]),
     ("data.train.target_column", [0, 3, "en"], [-1, [1]]),
     ("tokenizer.vocab_size", [16, 1_000_000], [15, 1_000_001]),
@@ -240,6 +241,11 @@ RANGES = [
     ("training.max_grad_norm", [0.1, None], [0.0]),
     ("training.label_smoothing", [0.0, 0.999], [-0.1, 1.0]),
     ("training.r_drop", [0.0, 5.0, 100.0], [-0.1, 100.1]),
+    ("training.lora.rank", [1], [0]),
+    ("training.lora.alpha", [0.1], [0.0]),
+    ("training.lora.dropout", [0.0, 0.999], [-0.1, 1.0]),
+    ("training.scheduled_sampling", [0.0, 1.0], [-0.1, 1.1]),
+    ("training.scheduled_sampling_start", [0], [-1]),
     ("training.ema_decay", [0.0, 0.999], [-0.1, 1.0]),
     ("training.validate_every", [1, None], [0]),
     ("training.validate_after", [0], [-1]),
@@ -287,6 +293,8 @@ CHOICES = {
     "model.tied_embeddings": ["three", "two", "inputs", "none"],
     "training.schedule": ["inverse_sqrt", "cosine", "linear", "constant"],
     "training.precision": ["auto", "float32", "bfloat16"],
+    "training.scheduled_sampling_schedule": ["linear", "inverse_sigmoid", "constant"],
+    "training.scheduled_sampling_choice": ["argmax", "sample"],
     "training.metric": ["loss", "bleu", "chrf", "wer", "ser"],
     "training.device": ["auto", "cpu", "cuda", "cuda:0", "cuda:11", "mps"],
     "decoding.unknown": ["keep", "drop", "copy"],
@@ -298,6 +306,8 @@ CHOICES = {
 
 # Some values that are allowed, and some that are not.
 LISTS: dict[str, tuple[list[Any], list[Any]]] = {
+    "training.freeze": ([[], ["encoder.*", "*.norm.*"]], ["encoder.*", [1], 3]),
+    "training.lora.targets": ([["*.query"], ["*.up", "*.down"]], ["*.query", [1], 3]),
     "tokenizer.placeholders": ([[], ["url"], ["number", "email", "url"]], ["url", ["xyzzy"], [1], 3]),
     **{
         f"decoding.{name}": ([[], ["▁a", "b"]], ["▁a", [1], 3])
@@ -310,15 +320,19 @@ FLAGS = ["tokenizer.joint", "tokenizer.byte_fallback", *(f"model.{name}" for nam
 FLAGS += ["decoding.sampling", "decoding.force_end", "decoding.renormalize"]
 TEXTS = [
     *("decoding.prefix", "output", "data.dir", "data.train.source", "data.train.target", "data.train.path"),
-    *("training.init_from", "training.encoder_from"),
+    *("training.init_from", "training.encoder_from", "training.metric_corpus", "data.train.tag", "decoding.tag"),
 ]
+
+TWO = "data.corpora={a: {path: a.tsv}, b: {path: b.tsv}}"
 
 # What must stand beside a value for it to be allowed.
 COMPANIONS = {
+    "data.temperature": [TWO],
     "data.train.source": ["data.train.target=a.en"],
     "data.train.target": ["data.train.source=a.zh"],
     "data.train.source_column": ["data.train.path=a.tsv"],
     "data.train.target_column": ["data.train.path=a.tsv"],
+    **{f"training.lora.{name}": ["training.init_from=a"] for name in ("rank", "alpha", "dropout", "targets")},
     "tokenizer": ["model.tied_embeddings=two"],
     "decoding.diversity_groups": ["decoding.beam_size=1024"],
     "decoding.diversity_strength": ["decoding.beam_size=4", "decoding.diversity_groups=2"],
@@ -389,7 +403,7 @@ def test_no_number_is_infinite_or_undefined(name: str, value: str) -> None:
 
 def test_a_value_where_a_group_belongs_and_the_other_way_round() -> None:
     assert refusal("data.train=a.tsv") == (
-        "data.train = 'a.tsv': expected a group of settings (source, target, path, source_column, target_column)"
+        "data.train = 'a.tsv': expected a group of settings (source, target, path, source_column, target_column, tag)"
     )
     assert refusal("decoding=5").startswith("decoding = 5: expected a group of settings (beam_size, n_best, ")
     assert refusal("model=yes").startswith("model = True: expected a group of settings (preset, hidden_size, ")
@@ -416,7 +430,7 @@ def test_a_single_group_explains_itself_too() -> None:
     assert explain(caught.value, ModelConfig) == "hidden_size (9) must be a multiple of num_heads (2)"
     with pytest.raises(ValidationError) as caught:
         CorpusConfig.model_validate([1])
-    expected = "settings = [1]: expected a group of settings (source, target, path, source_column, target_column)"
+    expected = "settings = [1]: expected a group of settings (source, target, path, source_column, target_column, tag)"
     assert explain(caught.value, CorpusConfig) == expected
 
 
@@ -431,6 +445,24 @@ def test_a_single_group_explains_itself_too() -> None:
         (["data.dev={target: a}"], "data.dev: give either source and target"),
         (["data.test={source: a, target: b, path: c}"], "data.test: give either source and target"),
         (["data.test={source: a, path: c}"], "data.test: give either source and target"),
+        ([TWO, "data.corpora.a.dev={source: x}"], "data.corpora.a.dev: give either source and target"),
+        ([TWO, "data.corpora.b.weight=0"], "data.corpora.b.weight = 0: input should be greater than 0"),
+        ([TWO, "data.corpora.b.wieght=2"], "unknown setting data.corpora.b.wieght; did you mean data.corpora.b.we"),
+        ([TWO, "data.corpora.c=3"], "data.corpora.c = 3: expected a group of settings (source, target, path, "),
+        ([TWO, "data.train.path=c"], "data: train is one corpus and corpora are several: give one of the two"),
+        ([TWO, "data.dev.path=c", "data.corpora.a.dev.path=d"], "data: dev is the development set of all, and cor"),
+        (["data.temperature=2"], "data: temperature has no effect without several corpora"),
+        (["data.corpora={a b: {path: x}}"], "data: corpora: a corpus cannot be called 'a b': use letters, digits"),
+        (["data.corpora={A: {path: x}, a: {path: y}}"], "data: corpora: A and a differ in case alone: rename one"),
+        ([TWO, "data.corpora.a.tag=de"], "data.corpora.a.tag: a tag stands between marks and has neither spaces"),
+        ([TWO, "data.corpora.a.tag=<a b>"], "data.corpora.a.tag: a tag stands between marks and has neither spac"),
+        ([TWO, "data.corpora.a.tag=<unk>"], "data.corpora.a.tag: <unk> is a special token of every vocabulary"),
+        (
+            [TWO, "data.corpora.a.tag=<de>", "data.corpora.b.tag=__de__"],
+            "data: the tags <de> and __de__ are told apart by their marks alone: rename one",
+        ),
+        (["training.metric_corpus=a"], "training.metric_corpus = 'a': there is one development set: name one of "),
+        ([TWO, "training.metric_corpus=c"], "training.metric_corpus = 'c': those with a development set are a, b"),
         (["tokenizer.kind=characters", "tokenizer.sampling_alpha=0.1"], "tokenizer: sampling_alpha needs kind: sent"),
         (["tokenizer.model=bpe", "tokenizer.sampling_alpha=0.1"], "tokenizer: sampling_alpha needs kind: sentencep"),
         (["tokenizer.kind=symbols", "tokenizer.placeholders=[url]"], "tokenizer: placeholders need kind: sentencep"),
@@ -597,3 +629,27 @@ def test_every_setting_has_a_meaning() -> None:
         assert field.description, name
         assert field.description.endswith("."), name
         assert field.description[0].isupper() or field.description.startswith("auto"), name
+
+
+def test_several_corpora_keep_their_order_and_hand_their_tags_to_their_development_sets(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "data:\n  corpora:\n    talks: {path: t.tsv, tag: <talks>, dev: {path: td.tsv}}\n    all: {path: a.tsv}\n"
+    )
+    config = load_config(path, ["data.corpora.all.weight=2", "data.temperature=5"])
+    assert list(config.data.corpora) == ["talks", "all"]
+    talks, rest = config.data.corpora.values()
+    assert talks.dev is not None and (talks.tag, talks.dev.tag, rest.tag, rest.weight) == (
+        "<talks>",
+        "<talks>",
+        None,
+        2,
+    )
+    assert (config.data.tags, config.data.dev_names) == (("<talks>",), ("talks",))
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+def test_one_name_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("data:\n  corpora:\n    a: {path: x}\n    a: {path: y}\n")
+    with pytest.raises(ConfigError, match=r"line 4: not valid YAML \(a is given twice\)"):
+        load_config(tmp_path / "run.yaml")

@@ -24,7 +24,7 @@ SOURCE = ROOT / "src" / "pellucid"
 TORCH_FREE = (
     *("__init__.py", "__main__.py", "errors.py", "settings.py", "config.py", "files.py", "trace.py", "cli.py"),
     *("commands/", "data/corpus.py", "data/tokenizer.py", "data/dataset.py", "data/hsk.py", "data/fetch.py"),
-    *("bundled.py", "model/weights.py", "data/chinese.py"),
+    *("bundled.py", "machine.py", "model/weights.py", "model/adapter_config.py", "data/chinese.py"),
     *("native/", "native_loading.py", "native_translator.py", "text_generator.py", "results.py", "model_folder.py"),
     *("interop/huggingface/folder.py", "interop/huggingface/surroundings.py"),
 )

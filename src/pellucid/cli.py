@@ -27,6 +27,7 @@ from pellucid.commands import (
     evaluate,
     explore,
     export,
+    exposure,
     info,
     score,
     trace,
@@ -63,6 +64,7 @@ app.command("generate", cls=SettingsCommand, short_help="The same as translate, 
 app.command("score", cls=SettingsCommand)(score.score)
 app.command("align", cls=SettingsCommand)(align.align)
 app.command("evaluate", cls=SettingsCommand)(evaluate.evaluate)
+app.command("exposure", cls=SettingsCommand)(exposure.exposure)
 app.command("check", cls=SettingsCommand)(check.check)
 app.command("bench", cls=SettingsCommand)(bench.bench)
 app.command("trace", cls=SettingsCommand)(trace.trace)
@@ -116,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return BROKEN_PIPE
     except UsageError as error:
+        if os.environ.get("RANK", "0") != "0":  # torchrun gives all processes the same line, and the first one says it
+            return USER_ERROR
         return _fail(_usage_sentence(error))
     except PellucidError as error:
         return _fail(str(error))

@@ -6,6 +6,7 @@ classes. How a group of settings is read and refused is in settings.py. This fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,13 +17,16 @@ from pydantic import Field, ValidationError, model_validator
 from pellucid.decoding_config import DecodingConfig
 from pellucid.errors import ConfigError
 from pellucid.settings import Settings, explain, merged, read_override, read_yaml
+from pellucid.tags import Tag, check_tags
 
 __all__ = [
     "Config",
     "CorpusConfig",
     "DataConfig",
     "DecodingConfig",
+    "LoraConfig",
     "ModelConfig",
+    "NamedCorpusConfig",
     "TokenizerConfig",
     "TrainingConfig",
     "dump_config",
@@ -35,6 +39,8 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Column = Annotated[int, Field(ge=0)] | str
 FileName = Annotated[str, Field(coerce_numbers_to_str=True)]  # YAML reads `output: 2024` as a number
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""Names of corpora: parts of dotted settings, of metrics and of file names."""
 
 
 class CorpusConfig(Settings):
@@ -50,6 +56,11 @@ class CorpusConfig(Settings):
         0, description="Where the source side is in `path`: a 0-based column (TSV) or a key (JSONL, Parquet)."
     )
     target_column: Column = Field(1, description="Where the target side is in `path`, likewise.")
+    tag: Tag | None = Field(
+        None,
+        description="Piece put in front of every source, such as <talks> or <2de>: a domain, a target language, an "
+        "origin. It is a token of its own; a vocabulary that is there already must have it.",
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> CorpusConfig:
@@ -59,13 +70,40 @@ class CorpusConfig(Settings):
         return self
 
 
+class NamedCorpusConfig(CorpusConfig):
+    """One of several corpora to train on: a corpus as above, with a share in the mixture and a development set."""
+
+    weight: Annotated[float, Field(gt=0.0, le=1e6)] = Field(
+        1.0, description="Factor on the share that its size gives it in an epoch."
+    )
+    dev: CorpusConfig | None = Field(
+        None, description="Its development set; it has the corpus's tag where it names none of its own."
+    )
+
+    @model_validator(mode="after")
+    def _dev_is_tagged(self) -> NamedCorpusConfig:
+        if self.dev is not None and self.tag is not None and self.dev.tag is None:
+            object.__setattr__(self, "dev", self.dev.model_copy(update={"tag": self.tag}))
+        return self
+
+
 class DataConfig(Settings):
     """What to train on, what to validate on, and what to do with lines that should not be there."""
 
     dir: FileName | None = Field(None, description="Folder that the relative paths below start from.")
     train: CorpusConfig | None = Field(None, description="The corpus to train on.")
+    corpora: dict[str, NamedCorpusConfig] = Field(
+        {}, description="In the place of `train`: several corpora by name, mixed in every epoch."
+    )
+    temperature: Annotated[float, Field(ge=1.0, le=1000.0)] = Field(
+        1.0,
+        description="Share of a corpus in an epoch ∝ weight · pairs^(1/temperature) (Arivazhagan et al. 2019): 1 as "
+        "large as they are, 5 is usual for many languages, 1000 is all alike.",
+    )
     dev: CorpusConfig | None = Field(
-        None, description="The corpus to validate on; without one, `holdout` pairs of `train` are set aside."
+        None,
+        description="The corpus to validate on; without one, `holdout` pairs of `train`, or of each of `corpora`, are "
+        "set aside.",
     )
     test: CorpusConfig | None = Field(None, description="A corpus that training never sees, for `evaluate`.")
     holdout: Positive = Field(
@@ -89,6 +127,45 @@ class DataConfig(Settings):
         description="Probability that training sees a source without the marks that end its last sentence (in every "
         "script), drawn anew in each epoch; the target stays.",
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_training_text(self) -> DataConfig:
+        if self.train is not None and self.corpora:
+            raise ValueError("train is one corpus and corpora are several: give one of the two")
+        if self.temperature != 1.0 and len(self.corpora) < 2:
+            raise ValueError("temperature has no effect without several corpora: give corpora, or take it away")
+        _check_names(self.corpora)
+        own = [name for name, corpus in self.corpora.items() if corpus.dev is not None]
+        if own and self.dev is not None:
+            raise ValueError(
+                f"dev is the development set of all, and corpora.{own[0]}.dev that of one corpus: give one of the two"
+            )
+        check_tags(self.tags)
+        return self
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of all corpora, each once, in order."""
+        corpora = [self.train, *self.corpora.values(), self.dev, *(corpus.dev for corpus in self.corpora.values())]
+        corpora.append(self.test)
+        return tuple(dict.fromkeys(corpus.tag for corpus in corpora if corpus is not None and corpus.tag))
+
+    @property
+    def dev_names(self) -> tuple[str, ...]:
+        """The corpora that have a development set each; empty where there is one for all."""
+        if self.dev is not None:
+            return ()
+        own = tuple(name for name, corpus in self.corpora.items() if corpus.dev is not None)
+        return own or tuple(self.corpora)
+
+
+def _check_names(corpora: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in corpora:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"corpora: a corpus cannot be called {name!r}: use letters, digits, - and _")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"corpora: {other} and {name} differ in case alone: rename one")
 
 
 class TokenizerConfig(Settings):
@@ -297,6 +374,21 @@ class ModelConfig(Settings):
         return self.cross_num_kv_heads or self.self_kv_heads
 
 
+class LoraConfig(Settings):
+    """Low-rank adaptation (Hu et al. 2021): W + alpha/rank · B·A in chosen linear layers; only A and B are trained."""
+
+    rank: Positive = Field(8, description="Rows of A and columns of B.")
+    alpha: Annotated[float, Field(gt=0.0)] = Field(
+        16.0, description="What A and B add counts alpha / rank times, so that another rank needs no other rate."
+    )
+    dropout: Share = Field(0.0, description="On what goes into A.")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("*.query", "*.value"),
+        description="Shell patterns for the linear layers to adapt, by their names (`pellucid info MODEL --parameters` "
+        "shows those, with .weight): query and value of every attention, as in the paper.",
+    )
+
+
 class TrainingConfig(Settings):
     """How to train."""
 
@@ -309,6 +401,16 @@ class TrainingConfig(Settings):
         None,
         description="Folder of a BERT checkpoint whose encoder and tokenizer the source side starts from; the decoder "
         "is new and has the encoder's sizes.",
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="Shell patterns for parameters that stay as they are, by the names that `pellucid info MODEL "
+        "--parameters` shows: encoder.*, *.norm.*; a matrix that is tied is frozen by any of its names.",
+    )
+    lora: LoraConfig | None = Field(
+        None,
+        description="Train low-rank adapters of the model that `init_from` names, and nothing else; the run holds the "
+        "adapters alone. {} for the defaults.",
     )
     batch_tokens: Annotated[int, Field(ge=16)] = Field(
         4096, description="Largest rows × longest side of a batch, padding included."
@@ -339,6 +441,22 @@ class TrainingConfig(Settings):
         description="R-Drop (Liang et al. 2021): each batch is read twice with other dropout, and both readings are "
         "drawn together with this weight α; an update takes twice as long. The paper has 5 for translation; 0 = off.",
     )
+    scheduled_sampling: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0,
+        description="Scheduled sampling (Bengio et al. 2015), in two passes (Mihaylova & Martins 2019): the share of "
+        "target inputs that are the model's own predictions instead of gold at the end of the schedule; 0 = off.",
+    )
+    scheduled_sampling_schedule: Literal["linear", "inverse_sigmoid", "constant"] = Field(
+        "linear",
+        description="How that share rises from 0 to the last update: along a line, along a sigmoid with its middle "
+        "half-way (Bengio's inverse sigmoid, seen from the gold side); or all of it at once.",
+    )
+    scheduled_sampling_start: Annotated[int, Field(ge=0)] = Field(
+        0, description="Scheduled sampling begins behind this update; until then all target inputs are gold."
+    )
+    scheduled_sampling_choice: Literal["argmax", "sample"] = Field(
+        "argmax", description="The model's own prediction: its most probable token, or one drawn from its distribution."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the matrix products; auto measures both once and keeps the faster."
     )
@@ -353,6 +471,11 @@ class TrainingConfig(Settings):
         "bleu",
         description="What decides about best/: loss, BLEU, chrF, error rate of space-separated tokens, of whole lines.",
     )
+    metric_corpus: str | None = Field(
+        None,
+        description="With several development sets (data.corpora): the corpus whose value decides; default: the mean "
+        "of all.",
+    )
     validation_beam_size: Positive = Field(1, description="Beam size of the text decoded to validate.")
     patience: Positive | None = Field(None, description="Stop after this many validations without a new best.")
     checks: Literal["refuse", "warn", "skip"] = Field(
@@ -360,7 +483,9 @@ class TrainingConfig(Settings):
         description="The quick checks of `pellucid doctor` before the first update: refuse to begin where something is "
         "wrong beyond doubt and warn of the rest, only warn, or none.",
     )
-    threads: Positive | None = Field(None, description="CPU threads; default: all cores.")
+    threads: Positive | None = Field(
+        None, description="CPU threads of each process; default: all cores, divided by the processes of a machine."
+    )
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda|cuda:[0-9]+|mps)$")] = Field(
         "auto", description="auto, cpu, cuda, cuda:N or mps."
     )
@@ -376,6 +501,10 @@ class TrainingConfig(Settings):
     def _one_start(self) -> TrainingConfig:
         if self.init_from is not None and self.encoder_from is not None:
             raise ValueError("init_from brings an encoder, too: give init_from or encoder_from, not both")
+        if self.lora is not None and self.init_from is None:
+            raise ValueError("lora adapts a trained model: say which by init_from")
+        if self.lora is not None and self.freeze:
+            raise ValueError("with lora all but the adapters is frozen: leave freeze away")
         return self
 
 
@@ -405,6 +534,10 @@ class Config(Settings):
                 f"model.tied_embeddings: {self.model.tied_embeddings} needs one vocabulary for both sides: "
                 "set model.tied_embeddings to two, or tokenizer.joint to true with one kind"
             )
+        chosen, names = self.training.metric_corpus, self.data.dev_names
+        if chosen is not None and chosen not in names:
+            has = f"those with a development set are {', '.join(names)}" if names else "there is one development set"
+            raise ValueError(f"training.metric_corpus = {chosen!r}: {has}: name one of data.corpora, or take it away")
         if self.model.positions == "learned":
             longest = max(self.data.max_source_tokens, self.data.max_target_tokens) + 1
             if longest > self.model.max_positions:

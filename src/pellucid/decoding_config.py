@@ -112,6 +112,11 @@ class DecodingConfig(Settings):
         description="What a generated <unk> becomes: ⁇, nothing, or the source token that attention aligns it to "
         "(Luong et al. 2015); for vocabularies of characters or symbols, or without byte_fallback.",
     )
+    tag: str | None = Field(
+        None,
+        description="Tag put in front of every source, by name or in full (talks, <talks>), for models trained on "
+        "tagged corpora; an empty one puts none. Default: the tag of the largest corpus if all had one, else none.",
+    )
     batch_size: Positive = Field(64, description="Sentences decoded together; the output does not depend on it.")
 
     @model_validator(mode="after")

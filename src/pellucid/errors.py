@@ -87,6 +87,7 @@ class LengthError(PellucidError):
         super().__init__(reason if number is None else f"{side} {number}: {reason}")
         self.reason = reason
         self.number = number
+        self.side = side
 
     @classmethod
     def beyond_positions(cls, length: int, limit: int) -> LengthError:

@@ -5,25 +5,38 @@ Knows who reads which kind of folder; what a model can do is in ``translator.py`
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from pellucid.bundled import bundled_folder, is_bundled_name
 from pellucid.config import DecodingConfig
 from pellucid.data.tokenizer import load_rules, load_tokenizers
-from pellucid.errors import ConfigError, ModelFolderError
+from pellucid.errors import ConfigError, MissingExtraError, ModelFolderError, PellucidError
 from pellucid.language_model import LanguageModel
+from pellucid.model.adapter_config import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    AdapterConfig,
+    is_adapter_folder,
+    read_adapter_config,
+)
 from pellucid.model.alone import DecoderOnly
+from pellucid.model.lora import merge, read_adapter, weights_sha256
 from pellucid.model.storage import is_model_folder, load_any_model
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.model_folder import find_model_folder
 from pellucid.settings import explain
 from pellucid.translator import TOKENIZER_FOLDER, Translator
 
-__all__ = ["load", "with_languages"]
+__all__ = ["base_weights", "load", "model_sha256", "with_languages"]
 
 
 def load(
@@ -38,9 +51,11 @@ def load(
     Args:
         path: a model folder; a run folder: then its ``best/`` (``last/`` before the first validation); the folder of a
             Hugging Face checkpoint, or its name on the hub; the folder or the file of a checkpoint of fairseq,
-            OpenNMT-py or JoeyNMT. Default: the model that comes with pellucid, from Chinese to English; it is also
-            called ``"zh-en"`` where nothing of that name is in the current folder.
-        device: auto, cpu, cuda, cuda:N or mps.
+            OpenNMT-py or JoeyNMT. Where a folder holds adapters, they are merged into the model they were trained
+            beside. Default: the model that comes with pellucid, from Chinese to English; it is also called ``"zh-en"``
+            where nothing of that name is in the current folder.
+        device: auto, cpu, cuda, cuda:N or mps; meta, to look at a model without its numbers, which are not read where
+            it is of our own.
         source_language, target_language: codes, for a checkpoint that knows many languages.
 
     Raises:
@@ -53,15 +68,20 @@ def load(
     from pellucid.interop.toolkits import find_toolkit
     from pellucid.training.runtime import resolve_device
 
+    place = resolve_device(device)
+    elsewhere = torch.device("cpu") if place.type == "meta" else place
     if path is None or is_bundled_name(path):
         path = bundled_folder()
     if not is_model_folder(Path(path)) and (file := find_toolkit(Path(path))) is not None:
-        return _load_toolkit(file, resolve_device(device), source_language, target_language)
+        return _load_toolkit(file, elsewhere, source_language, target_language)
     folder = fetch(Path(path).as_posix()) if is_hub_name(Path(path)) else find_model_folder(Path(path))
     if is_checkpoint(folder):
-        return _load_checkpoint(folder, resolve_device(device), source_language, target_language)
+        return _load_checkpoint(folder, elsewhere, source_language, target_language)
     _refuse_languages(folder, source_language, target_language)
-    model, document = load_any_model(folder, resolve_device(device))
+    if is_adapter_folder(folder):
+        model, document = _load_adapted(folder, place)
+    else:
+        model, document = load_any_model(folder, place)
     source, target = load_tokenizers(folder / TOKENIZER_FOLDER)
     if isinstance(model, DecoderOnly):
         return LanguageModel(model, target, DecodingConfig.model_validate(document["decoding"]), folder, document)
@@ -79,6 +99,72 @@ def load(
     except ValidationError as error:
         raise ModelFolderError(f"{folder}/config.json: {explain(error, DecodingConfig)}") from None
     return Translator(model, source, target, decoding, folder, document, load_rules(folder / TOKENIZER_FOLDER))
+
+
+def _load_adapted(folder: Path, device: torch.device) -> tuple[EncoderDecoder | DecoderOnly, dict[str, Any]]:
+    """The model that base and adapters are together; ``adapter`` in its document says which they are."""
+    adapter = read_adapter_config(folder)
+    if device.type == "meta":
+        weights: dict[str, Tensor] = dict(_base(folder, adapter, "meta").model.named_parameters())
+    else:
+        weights = base_weights(folder)
+        weights = merge(weights, read_adapter(folder, adapter, weights), adapter)
+    model, document = load_any_model(folder, device, weights)
+    return model, {**document, "adapter": asdict(adapter)}
+
+
+def base_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights that the adapters of a folder were trained beside, by name.
+
+    Raises:
+        ModelFolderError: the base is gone, cannot be loaded, or has other weights than it had.
+        MissingExtraError: it needs a library that is not installed.
+    """
+    adapter = read_adapter_config(folder)
+    base = _base(folder, adapter, "cpu")
+    if (found := model_sha256(base)) != adapter.base_sha256:
+        raise ModelFolderError(
+            f"{folder}: an adapter of {adapter.base}, whose weights have changed since: SHA-256 {found[:12]}…, and "
+            f"{adapter.base_sha256[:12]}… when the adapter was trained: put the old model back, or write where it is "
+            f"into {folder / ADAPTER_CONFIG} as base"
+        )
+    return {name: parameter.detach() for name, parameter in base.model.named_parameters()}
+
+
+def model_sha256(found: Translator) -> str:
+    """SHA-256 of a loaded model's numbers.
+
+    Of adapters and what they were trained beside: of the adapters, and of the base's SHA-256. Their sum is rounded as
+    the machine's matrix product happens to do it, so that its bits say nothing.
+    """
+    if (adapter := found.document.get("adapter")) is None:
+        return weights_sha256(dict(found.model.named_parameters()))
+    assert found.folder is not None
+    about = {name: value for name, value in adapter.items() if name != "base"}
+    about["adapters_sha256"] = weights_sha256(load_file(found.folder / ADAPTER_FILE))
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _base(folder: Path, adapter: AdapterConfig, device: str) -> Translator:
+    """The model that adapters were trained beside; whether it still is what it was is not looked at.
+
+    Raises:
+        ModelFolderError: it is gone, or cannot be loaded.
+        MissingExtraError: it needs a library that is not installed.
+    """
+    place = folder / ADAPTER_CONFIG
+    itself = folder.resolve()
+    if Path(adapter.base).resolve() in (itself, itself.parent):
+        raise ModelFolderError(f"{place}: names this folder itself as the base of its adapter: write there where it is")
+    try:
+        return load(adapter.base, device)
+    except MissingExtraError:
+        raise
+    except PellucidError as error:
+        raise ModelFolderError(
+            f"{folder}: an adapter of {adapter.base}, and that cannot be loaded ({error}): put it back, or write its "
+            f"new place into {place} as base"
+        ) from None
 
 
 def _load_checkpoint(

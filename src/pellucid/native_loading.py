@@ -5,10 +5,9 @@ Packed weights are kept in the user's cache folder, under a name made of the nam
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,19 @@ from pellucid.data.text import TextRules
 from pellucid.data.tokenizer import load_rules, load_tokenizers
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.errors import ModelFolderError
+from pellucid.model.adapter_config import is_adapter_folder, read_adapter_config
 from pellucid.model.weights import read_weights
 from pellucid.model_folder import find_model_folder, has_config
-from pellucid.native.build import NativeUnavailableError, cache_folder, load_library
+from pellucid.native.build import NativeUnavailableError, load_library
+from pellucid.native.cache import packed_name, packing_folder, prune, touch
 from pellucid.native.engine import NativeModel
-from pellucid.native.packing import PACK_VERSION, Precision, expected_shapes, pack, unsupported
+from pellucid.native.packing import Precision, expected_shapes, pack, unsupported
 from pellucid.native_translator import NativeTranslator
 
 __all__ = ["load_native"]
 
 DECODERS = ("gpt2", "llama")
+TOOLKIT_FILES = (".pt", ".ckpt", ".npz")
 WEIGHT_FILES = (".safetensors", ".bin", ".index.json", "config.json")
 
 
@@ -108,7 +110,7 @@ def _folder(path: Path) -> Path | None:
 
     if is_hub_name(path):
         return fetch(path.as_posix())
-    if has_config(path) or any(has_config(path / name) for name in ("best", "last")):
+    if _has_model(path):
         return find_model_folder(path)
     return None
 
@@ -125,17 +127,56 @@ def _is_decoder(folder: Path) -> bool:
 
 
 def _packed_file(folder: Path, precision: Precision) -> Path:
+    return packed_name(folder, _about(folder), precision)
+
+
+def _packed_toolkit(place: Path, precision: Precision) -> Path:
+    """Of a checkpoint of another toolkit, beside which there may be files of settings under many names."""
+    files = sorted(file for file in (place if place.is_dir() else place.parent).iterdir() if file.is_file())
+    others = (".log",) if place.is_dir() else (".log", *TOOLKIT_FILES)
+    return packed_name(place, [_stat(file) for file in files if file == place or file.suffix not in others], precision)
+
+
+def _about(folder: Path) -> list[Any]:
+    """Names, sizes and ages of the files with weights; of adapters also of those that they were trained beside."""
     files = [
         file for file in sorted(folder.iterdir()) if file.name == "config.json" or file.name.endswith(WEIGHT_FILES)
     ]
-    stats = [(file.name, file.stat()) for file in files]
-    about = [(name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
-    key = hashlib.sha256(repr((PACK_VERSION, str(folder.resolve()), about)).encode()).hexdigest()[:16]
-    return cache_folder() / "packed" / f"{key}-{precision}.bin"
+    about: list[Any] = [_stat(file) for file in files]
+    if is_adapter_folder(folder) and _is_own(folder):
+        base = Path(read_adapter_config(folder).base)
+        if base.is_dir() and base.resolve() not in (folder.resolve(), folder.resolve().parent):
+            about += (
+                _about(find_model_folder(base))
+                if _has_model(base)
+                else [_stat(file) for file in sorted(base.iterdir())]
+            )
+        else:
+            about.append(_stat(base) if base.exists() else str(base))
+    return about
+
+
+def _stat(file: Path) -> tuple[str, int, int, int, int]:
+    stat = file.stat()
+    return file.name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _has_model(path: Path) -> bool:
+    return has_config(path) or any(has_config(path / name) for name in ("best", "last"))
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether this is a folder of ours, as far as its config.json tells."""
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("format") == "pellucid"
 
 
 def _packed_before(packed: Path) -> NativeModel | None:
     """What was packed before; None if nothing was, or it is damaged: it is then packed again."""
+    touch(packed)
     try:
         return NativeModel(packed) if packed.is_file() else None
     except (ModelFolderError, ValueError):
@@ -169,22 +210,28 @@ def _through_pytorch(place: Path, reference: Callable[[], Any], precision: Preci
     from pellucid.translator import Translator
 
     # Named before anything is read: what is replaced meanwhile is then never taken for what it was.
-    before = _packed_file(place, precision) if place.is_dir() else None
+    began = time.monotonic()
+    before = _packed_file(place, precision) if place.is_dir() and has_config(place) else None
+    toolkit = _packed_toolkit(place, precision) if before is None and place.exists() else None
     loaded = reference()
-    if not isinstance(loaded, Translator) or not hasattr(loaded.model, "encoder"):
-        raise NativeUnavailableError("this model is a decoder alone")
-    model = loaded.model
-    _refuse(model.config)
-    folder = loaded.folder
+    try:
+        if not isinstance(loaded, Translator) or not hasattr(loaded.model, "encoder"):
+            raise NativeUnavailableError("this model is a decoder alone")
+        model = loaded.model
+        _refuse(model.config)
+    except NativeUnavailableError as error:
+        error.loaded = loaded
+        raise
+    folder, engine = loaded.folder, None
     if folder is not None and folder.is_dir() and has_config(folder):
         packed = before if before is not None and folder == place else _packed_file(folder, precision)
     else:
-        about = place.stat()
-        key = hashlib.sha256(repr((str(place.resolve()), about.st_size, about.st_mtime_ns)).encode()).hexdigest()[:16]
-        packed = cache_folder() / "packed" / f"{key}-{precision}.bin"
-    weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    engine = _write(packed, weights, model.config, (model.source_vocab_size, model.target_vocab_size), precision)
-    return NativeTranslator(
+        packed = toolkit or _packed_toolkit(place, precision)
+        engine = _packed_before(packed)
+    if is_new := engine is None:
+        weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+        engine = _write(packed, weights, model.config, (model.source_vocab_size, model.target_vocab_size), precision)
+    found = NativeTranslator(
         engine,
         loaded.source_tokenizer,
         loaded.target_tokenizer,
@@ -195,6 +242,9 @@ def _through_pytorch(place: Path, reference: Callable[[], Any], precision: Preci
         reference=lambda: loaded,
         workers=workers,
     )
+    if is_new:
+        found.packing = time.monotonic() - began, packed.is_file()
+    return found
 
 
 def _write(
@@ -202,25 +252,19 @@ def _write(
 ) -> NativeModel:
     """Pack into the cache; where that cannot be written to, into a file that is gone when the process is."""
     try:
-        packed.parent.mkdir(parents=True, exist_ok=True)
-        folder = packed.parent if os.access(packed.parent, os.W_OK) else None
-    except OSError:
-        folder = None
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".packing-") as place:
-            file = Path(place) / packed.name
+        with packing_folder(packed) as (folder, is_kept):
+            file = folder / packed.name
             pack(file, {name: np.asarray(weight) for name, weight in weights.items()}, config, sizes, precision)
-            if folder is not None:
+            engine = NativeModel(file)  # mapped: it stays, whatever becomes of the name
+            if is_kept:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
                 file.replace(packed)
-                return NativeModel(packed)
-            return NativeModel(file)
+                prune(packed)
+            return engine
     except OSError as error:
-        place_of = folder or tempfile.gettempdir()
-        raise NativeUnavailableError(
-            f"packed weights cannot be written to {place_of} ({error.strerror or error})"
-        ) from None
+        place = error.filename or packed.parent
+        raise NativeUnavailableError(f"packed weights cannot be written ({place}: {error.strerror or error})") from None
 
 
 def _read_around(

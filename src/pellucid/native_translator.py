@@ -19,7 +19,8 @@ from pellucid.decoding.hypothesis import Hypothesis
 from pellucid.decoding.rules import Constraints, TokenRules
 from pellucid.decoding.search import Sentence, check_limit
 from pellucid.errors import LengthError
-from pellucid.native.engine import NativeModel, NativeStep, searches_natively
+from pellucid.native.engine import NativeModel, searches_natively
+from pellucid.native.step import NativeStep
 from pellucid.results import Generation
 from pellucid.text_generator import TextGenerator
 
@@ -34,7 +35,13 @@ class NativeTranslator(TextGenerator):
         source_tokenizer, target_tokenizer, decoding, folder, document, rules: as in ``Translator``.
         reference: loads the PyTorch model of the same folder.
         workers: threads that search; each has ``batch_size`` sentences at a time.
+
+    Attributes:
+        packing: seconds that it took to lay out weights through PyTorch, and whether they are kept; None: it was not
+            done, or without PyTorch.
     """
+
+    packing: tuple[float, bool] | None = None
 
     def __init__(
         self,
@@ -53,6 +60,13 @@ class NativeTranslator(TextGenerator):
         self._load_reference = reference
         self._reference: Any = None
         self._set_up(source_tokenizer, target_tokenizer, decoding, folder, document, rules)
+
+    def with_tag(self, tag: str) -> NativeTranslator:
+        """As :meth:`TextGenerator.with_tag`; the PyTorch model that it asks for has the tag, too."""
+        twin = super().with_tag(tag)
+        if twin is not self:
+            twin._reference, twin._load_reference = None, lambda: self.reference.with_tag(tag)
+        return twin
 
     @property
     def reference(self) -> Any:
@@ -104,10 +118,13 @@ class NativeTranslator(TextGenerator):
         return found
 
     def _start(self, sources: list[list[int]], sentences: Sequence[Sentence]) -> NativeStep:
-        return self.engine.start(self._ended(sources), max(sentence.limit for sentence in sentences))
+        return self.engine.start(self.ended(sources), max(sentence.limit for sentence in sentences))
 
-    def _ended(self, sources: list[list[int]]) -> list[list[int]]:
-        return [[*ids, self.source_tokenizer.eos_id] for ids in sources]
+    def ended(self, sources: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Encoded sources with what the model sees behind them: the end token; nothing where that is padding."""
+        tokenizer = self.source_tokenizer
+        last = [] if tokenizer.eos_id == tokenizer.pad_id else [tokenizer.eos_id]
+        return [[*ids, *last] for ids in sources]
 
     def _search(
         self, sources: list[list[int]], sentences: Sequence[Sentence], config: DecodingConfig, rules: TokenRules
@@ -117,7 +134,7 @@ class NativeTranslator(TextGenerator):
         Constraints(rules, config, sentences)  # refuses prefixes that are forbidden
         for sentence in sentences:
             check_limit(sentence)
-        found = self.engine.search(self._ended(sources), sentences, config, rules, self.stats, self.workers)
+        found = self.engine.search(self.ended(sources), sentences, config, rules, self.stats, self.workers)
         for ids, sentence, hypotheses in zip(sources, sentences, found, strict=True):
             if not hypotheses:  # the slower search says why
                 super()._search([ids], [sentence], config, rules)

@@ -58,7 +58,7 @@ class NativeWay:
     def _steps(self, sources: Sequence[str], targets: Sequence[Sequence[int]]) -> list[Logits]:
         """log p of every next token, all pairs beside each other; sentences that are done leave."""
         config = self._translator.settings()
-        encoded = [[*self._translator.source_ids(text, config), self._eos] for text in sources]
+        encoded = self._translator.ended([self._translator.source_ids(text, config) for text in sources])
         step = self._translator.engine.start(encoded, max(map(len, targets)))
         rows: list[list[Any]] = [[] for _ in targets]
         alive = list(range(len(targets)))
@@ -71,10 +71,6 @@ class NativeWay:
             for one, row in zip(alive, np.array(step(fed).read()), strict=True):
                 rows[one].append(row)
         return [np.stack(row) for row in rows]
-
-    @property
-    def _eos(self) -> int:
-        return self._translator.source_tokenizer.eos_id
 
     @contextmanager
     def restricted(self, tokens: Sequence[int]) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from pellucid.errors import ConfigError
 
-__all__ = ["Settings", "explain", "fields_of", "group_of", "merged", "read_override", "read_yaml"]
+__all__ = ["Settings", "explain", "fields_of", "group_of", "has_names", "merged", "read_override", "read_yaml"]
 
 
 class Settings(BaseModel):
@@ -54,13 +54,18 @@ def fields_of(settings: type[Settings], prefix: str = "") -> Iterator[tuple[str,
     for name, field in settings.model_fields.items():
         yield prefix + name, field
         if group := group_of(field):
-            yield from fields_of(group, f"{prefix}{name}.")
+            yield from fields_of(group, f"{prefix}{name}.{'NAME.' if has_names(field) else ''}")
 
 
 def group_of(field: FieldInfo) -> type[Settings] | None:
     """The group of settings that a field holds; ``None`` where it holds a plain value."""
     candidates = [field.annotation, *get_args(field.annotation)]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Settings)), None)
+
+
+def has_names(field: FieldInfo) -> bool:
+    """Whether a field holds any number of groups, each by a name that a person chose."""
+    return get_origin(field.annotation) is dict
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -127,12 +132,19 @@ def _named(settings: type[Settings], location: list[str]) -> tuple[str, type[Set
     """
     group: type[Settings] | None = settings
     names: list[str] = []
+    named: type[Settings] | None = None  # whose name comes next
     for name in location:
+        names.append(name)
+        if named is not None:
+            group, named = named, None
+            continue
         if group is None:
+            names.pop()
             break
         field = group.model_fields.get(name)
         group = group_of(field) if field else None
-        names.append(name)
+        if field is not None and has_names(field):
+            group, named = None, group
     return ".".join(names), group
 
 

@@ -6,6 +6,7 @@ leaves out is taken from there. Knows nothing of text, or of how a model is trai
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pellucid.bundled import is_bundled_name
 from pellucid.config import Config, ModelConfig, TokenizerConfig, load_config, parse_config
 from pellucid.data.text import TextRules
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.data.word_tokenizer import WordTokenizer
 from pellucid.errors import ConfigError
 from pellucid.interop.huggingface.bert import load_encoder, load_source_tokenizer
-from pellucid.loading import load
+from pellucid.interop.huggingface.hub import is_hub_name
+from pellucid.loading import load, model_sha256
+from pellucid.model.adapter_config import AdapterConfig
+from pellucid.model.lora import adapted_layers
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.settings import Settings
+from pellucid.translator import Translator
 
-__all__ = ["Start", "find_start"]
+__all__ = ["Start", "adapter_for", "find_start"]
 
 _DROPOUTS = {name for name in ModelConfig.model_fields if name.endswith("dropout")}
 _OF_DECODERS = {"decoder_layers", "tied_embeddings", "output_bias", "scale_output"}
@@ -45,12 +51,16 @@ class Start:
         tokenizers: of both sides, of the source alone, or None: they are learned.
         weights: by the names of parameters; the others begin by chance.
         report: what a person should know, as sentences.
+        tags: those that the model knows.
+        found: the whole of the trained model, if it is one.
     """
 
     config: Config
     tokenizers: tuple[Tokenizer, Tokenizer | None] | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     report: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    found: Translator | None = None
 
     @torch.no_grad()
     def fill(self, model: EncoderDecoder) -> None:
@@ -80,7 +90,9 @@ def find_start(config: Config, stored: Path | None = None) -> Start:
 
 def _from_model(config: Config) -> Start:
     where = str(config.training.init_from)
-    found = load(where, "cpu")
+    if config.training.lora is not None and config.output is not None:
+        _refuse_own_base(where, config.output)
+    found = load(where, "cpu").with_tag("")
     if not isinstance(found.model, EncoderDecoder):
         raise ConfigError(f"training.init_from = {where}: a decoder alone; training is of encoder-decoders")
     if "awaits_language" in found.document:
@@ -92,13 +104,36 @@ def _from_model(config: Config) -> Start:
     model = _agreed(config.model, found.model.config, _DROPOUTS, "model", where)
     is_joint = source is target or found.model.config.one_vocabulary
     tokenizer = _tokenizer_settings(config.tokenizer, source, target, rules, is_joint, where)
-    decoding = found.decoding.replaced(
-        {name: getattr(config.decoding, name) for name in config.decoding.model_fields_set}
-    )
+    given = {name: getattr(config.decoding, name) for name in config.decoding.model_fields_set}
+    decoding = found.decoding.replaced({"tag": None, **given})  # which tag is the usual one, the new text decides
     groups = {"model": model, "tokenizer": tokenizer, "decoding": decoding}
     whole = _validated(config.model_copy(update=groups), where)
     report = (f"start: weights, tokenizers and architecture of {where}",)
-    return Start(whole, (source, target), dict(found.model.named_parameters()), report)
+    return Start(whole, (source, target), dict(found.model.named_parameters()), report, rules.tags, found)
+
+
+def _refuse_own_base(where: str, output: str) -> None:
+    """A run of adapters must not stand where its base is: it would take its place."""
+    base, run = Path(where).resolve(), Path(output).resolve()
+    if run in (base, *base.parents):
+        raise ConfigError(
+            f"output = {output}: training.init_from = {where} is in this folder, and adapters are of no use without "
+            "the model they were trained beside: choose another --output"
+        )
+
+
+def adapter_for(start: Start, model: EncoderDecoder) -> AdapterConfig:
+    """What a run's model folders say of their adapters.
+
+    Args:
+        start: of a config with ``training.lora``; with the base.
+        model: with adapters in place.
+    """
+    lora, where = start.config.training.lora, str(start.config.training.init_from)
+    assert lora is not None and start.found is not None
+    is_name = is_bundled_name(where) or is_hub_name(Path(where))
+    base = where if is_name else os.path.abspath(where)
+    return AdapterConfig(base, model_sha256(start.found), lora.rank, lora.alpha, adapted_layers(model))
 
 
 def _from_encoder(config: Config) -> Start:
@@ -191,6 +226,11 @@ def _tokenizer_settings(
         f"tokenizer.{name} = {said[name]} (there {there[name]})" for name in said if said[name] != there[name]
     ]:
         raise ConfigError(_contradiction(where, wrong))
+    if given.sampling_alpha and {source.kind, target.kind} != {"sentencepiece"}:
+        raise ConfigError(
+            f"tokenizer.sampling_alpha = {given.sampling_alpha}: the tokenizers of {where} have no list of best splits "
+            "to draw from: leave it away"
+        )
     known = there | {
         "target_kind": None if kinds[0] == kinds[1] else kinds[1],
         "vocab_size": max(there["vocab_size"], _SMALLEST),

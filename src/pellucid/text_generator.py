@@ -6,15 +6,17 @@ raise NotImplementedError here.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from pellucid.config import DecodingConfig
+from pellucid.data.tagging import resolve_tag, tagged, without_tags
 from pellucid.data.text import TextRules, Written
 from pellucid.data.tokenizer_kinds import Tokenizer, framed
 from pellucid.data.unknown import UnknownPolicy, write_tokens
@@ -28,6 +30,8 @@ from pellucid.results import GeneratedText, Generation
 from pellucid.settings import explain
 
 __all__ = ["Prepared", "TextGenerator"]
+
+Same = TypeVar("Same", bound="TextGenerator")
 
 # What a batch may take, whatever batch_size says: rows times positions of source and limit (in the base model of 2017 a
 # position of the cache takes 24 KiB, so 1.6 GB at the very most), and rows times vocabulary (128 MiB of log p).
@@ -58,7 +62,7 @@ class TextGenerator:
     """Tokenizers and settings around something that computes steps.
 
     Attributes:
-        source_tokenizer, target_tokenizer: may be the same object.
+        source_tokenizer, target_tokenizer: may be the same object; the first puts the tag of ``decoding`` in front.
         decoding: settings used where a call gives none.
         folder: where it was loaded from.
         document: the model folder's ``config.json``.
@@ -77,14 +81,16 @@ class TextGenerator:
         document: dict[str, Any] | None,
         rules: TextRules | None,
     ) -> None:
-        self.source_tokenizer, self.target_tokenizer = source_tokenizer, target_tokenizer
+        self.rules = rules or TextRules()
+        self.target_tokenizer = without_tags(target_tokenizer, source_tokenizer, self.rules.tags)
+        self._untagged = self.target_tokenizer if source_tokenizer is target_tokenizer else source_tokenizer
+        self.source_tokenizer = tagged(self._untagged, resolve_tag(decoding.tag, self.rules.tags))
         self.decoding = decoding
         self.folder = folder
         self.document = document or {}
-        self.rules = rules or TextRules()
         self.placeholder_faults: Counter[str] = Counter()
         self.stats = SearchStats()
-        self._token_settings = TokenSettings(target_tokenizer, self.rules)
+        self._token_settings = TokenSettings(self.target_tokenizer, self.rules)
 
     def need_source(self, purpose: str) -> None:
         """Refuse what looks at a source with a model that has none; this one has.
@@ -97,12 +103,34 @@ class TextGenerator:
         """The model's decoding settings with some replaced.
 
         Raises:
-            ConfigError: unknown, out of range, or contradictory.
+            ConfigError: unknown, out of range, or contradictory; a tag that the model does not know.
         """
         try:
-            return self.decoding.replaced(overrides)
+            config = self.decoding.replaced(overrides)
         except ValidationError as error:
             raise ConfigError(explain(error, DecodingConfig)) from None
+        resolve_tag(config.tag, self.rules.tags)
+        return config
+
+    def with_tag(self: Same, tag: str) -> Same:
+        """The same model with another tag in front of every source, whatever is done with it; empty: none.
+
+        Raises:
+            ConfigError: the model does not know it; the message names its tags.
+        """
+        if tag == (self.decoding.tag or ""):
+            return self
+        twin = copy.copy(self)
+        for made in ("tracer", "speakers"):  # for this one's tokenizer
+            twin.__dict__.pop(made, None)
+        twin.decoding = self.settings(tag=tag)
+        twin.source_tokenizer = tagged(self._untagged, resolve_tag(tag, self.rules.tags))
+        return twin
+
+    @property
+    def source_tokenizer_alone(self) -> Tokenizer:
+        """The tokenizer of the source side without a tag."""
+        return self._untagged
 
     def generate(
         self,
@@ -195,7 +223,7 @@ class TextGenerator:
         generations = [Generation(source, found) for source, found in zip(texts.sources, results, strict=True)]
         if config.unknown != "copy":
             return generations
-        return self._copy_unknown(generations)
+        return self.with_tag(config.tag or "")._copy_unknown(generations)
 
     def stream(self, source: str, *, prefix: str | None = None, index: int = 0, **settings: Any) -> Iterator[str]:
         """Generate a target for one text and give its parts as soon as they are certain.
@@ -276,7 +304,7 @@ class TextGenerator:
             return text
         reason: FinishReason = "eos" if len(kept) < len(ids) else "length"
         one = GeneratedText(text, self.target_tokenizer.pieces(ids), list(ids), [], 0.0, reason)
-        return self._copy_unknown([Generation(source, [one])])[0].text
+        return self.with_tag(config.tag or "")._copy_unknown([Generation(source, [one])])[0].text
 
     @property
     def reference(self) -> Any:
@@ -336,7 +364,10 @@ class TextGenerator:
             )
         if not text.strip():
             return []
-        ids = framed(self.source_tokenizer, self.source_tokenizer.encode(self.rules.read_source(text)))
+        tokenizer = self.source_tokenizer
+        if config is not None and config.tag != self.decoding.tag:
+            tokenizer = tagged(self._untagged, resolve_tag(config.tag, self.rules.tags))
+        ids = framed(tokenizer, tokenizer.encode(self.rules.read_source(text)))
         self._check_length(len(ids) + 1, number, "source", config)
         return ids
 

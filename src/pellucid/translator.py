@@ -80,6 +80,18 @@ class Translator(TextGenerator):
         """A batch of token numbers without ``<s>`` and ``</s>``, on the model's device."""
         return collate(sources, targets, tokenizers=(self.source_tokenizer, self.target_tokenizer)).to(self.device)
 
+    def pair_ids(self, source: str, target: str, number: int, config: DecodingConfig) -> tuple[list[int], list[int]]:
+        """The tokens of a source and of its given target, without ``</s>``; of a blank source none.
+
+        Args:
+            number: of the pair among those of a call, from 1, for errors.
+            config: settings.
+
+        Raises:
+            LengthError: a side is longer than the model's learned positions or ``max_source_length``.
+        """
+        return self._encode_source(source, number, config), self._encode_target(target, number, source, config)
+
     def open_search(
         self,
         source: str,
@@ -163,7 +175,7 @@ class Translator(TextGenerator):
             raise DataError(f"{len(sources)} sources and {len(prefixes)} prefixes: give one for each, or none")
         config = self.settings(**settings)
         pairs = [
-            (self._encode_source(source, number, config), self._encode_target(target, number, source, config))
+            self.pair_ids(source, target, number, config)
             for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1)
         ]
         results: list[Score | None] = [None] * len(pairs)

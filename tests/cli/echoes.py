@@ -11,6 +11,7 @@ import pytest
 
 from pellucid.commands import engines, reading, resuming
 from pellucid.config import DecodingConfig
+from pellucid.data.text import TextRules
 from pellucid.errors import ConfigError, GenerationError, LengthError, PellucidError
 from pellucid.translator import GeneratedText, Generation
 
@@ -27,6 +28,7 @@ class Echo:
         self.calls: list[list[str]] = []
         self.interrupts = True
         self.placeholder_faults: Counter[str] = Counter()
+        self.rules = TextRules()
 
     def settings(self, **settings: Any) -> DecodingConfig:
         return DecodingConfig.model_validate(settings)

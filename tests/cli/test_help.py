@@ -24,7 +24,7 @@ from toys import Run
 SETTINGS = dict(fields_of(Config))
 COMMANDS = (
     *("train", "translate", "generate", "score", "align", "evaluate", "check", "bench", "info", "convert", "demo"),
-    *("doctor", "trace", "explore", "export", "data fetch", "data demo", "data check"),
+    *("exposure", "doctor", "trace", "explore", "export", "data fetch", "data demo", "data check"),
 )
 OTHER_NAMES = {"data.dev.source": "dev_source", "data.dev.target": "dev_target"}
 
@@ -98,7 +98,8 @@ def test_options_take_the_type_of_their_setting(run: Run, tmp_path: Path, monkey
             assert SETTINGS[setting].annotation is bool
             continue
         is_number = re.search(r"\b(int|float)\b", repr(SETTINGS[setting].annotation)) is not None
-        result = run(*command.split(), parameter.opts[-1], "x")
+        nowhere = [tmp_path / "nowhere"] if command == "explore" else []  # it would show what was recorded, for ever
+        result = run(*command.split(), *nowhere, parameter.opts[-1], "x")
         assert result.status == 2
         assert (f"invalid value for '{parameter.opts[-1]}'" in result.err) == is_number, (command, setting, result)
 

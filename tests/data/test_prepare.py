@@ -9,12 +9,13 @@ import data_cases
 import pytest
 
 from pellucid.config import Config, parse_config
-from pellucid.data import chinese
+from pellucid.data import chinese, reading
 from pellucid.data import prepare as module
 from pellucid.data.corpus import Pair
 from pellucid.data.dataset import open_texts
 from pellucid.data.overlap import count_leaks
-from pellucid.data.prepare import PreparedData, holdout_rows, prepare
+from pellucid.data.prepare import PreparedData, prepare
+from pellucid.data.reading import holdout_rows
 from pellucid.data.report import CorpusReport
 from pellucid.data.script import looks_swapped, profile, similarity
 from pellucid.data.text import TextRules, markers
@@ -65,8 +66,8 @@ def test_a_second_time_nothing_is_read_learned_or_tokenised(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(_config(text), tmp_path / "run")
-    for name in ("read_pairs", "train_tokenizers"):
-        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(reading, "read_pairs", None)
+    monkeypatch.setattr(module, "train_tokenizers", None)
     monkeypatch.setattr("pellucid.data.dataset._tokenise", None)
     again = prepare(_config(text), tmp_path / "run")
     assert again.report == first.report
@@ -159,7 +160,7 @@ def test_a_very_large_corpus_is_sampled_evenly_to_learn_the_vocabulary(
     seen: list[list[tuple[str, str]]] = []
     learn = module.train_tokenizers
     monkeypatch.setattr(
-        module, "train_tokenizers", lambda config, pairs: (seen.append(list(pairs)), learn(config, pairs))[1]
+        module, "train_tokenizers", lambda config, pairs, _: (seen.append(list(pairs)), learn(config, pairs))[1]
     )
     prepare(_config(text), tmp_path / "run")
     assert seen == [TRAIN[::3]]
@@ -176,7 +177,7 @@ def test_what_was_dropped_is_reported_with_lines(tmp_path: Path) -> None:
     config = _config(tmp_path, data={"on_bad_line": "drop", "max_length_ratio": 5.0})
     data = prepare(config, tmp_path / "run")
     without = data.report
-    count_leaks(data.train, data.dev)
+    count_leaks(data.train, [data.dev])
     train, dev = f"first: {tmp_path}/train.tsv", f"first: {tmp_path}/dev.tsv"
     assert data.report == [
         "train: 105 pairs read, 102 kept.",

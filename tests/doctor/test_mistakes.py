@@ -208,6 +208,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "optimiser",
         ("max_grad_norm = 1e-05 (at least 0.01)",),
     ),
+    "sampling behind the end": (
+        dict(training__scheduled_sampling=0.3, training__scheduled_sampling_start=200),
+        "scheduled sampling inside the run",
+        ("training.scheduled_sampling_start = 200", "the run of 200 updates"),
+    ),
     "average of more than the run": (
         dict(training__ema_decay=0.9999),
         "averaged weights",

@@ -423,3 +423,33 @@ def test_without_a_model_a_recorded_trace_is_shown_and_the_page_says_so(
         )
         assert page.locator("#source-text").count() == 0
     assert pages.complaints == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "wide_worse"])
+def test_the_first_example_is_shown_where_nothing_is_recorded(
+    pages: Pages, grouped_run: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(grouped_run / "best", folder)
+    outputs = [{"beam": k, "text": f"text {k}", "score": -k / 10, "chrf": 40 - k} for k in (2, 4)]
+    example = {"text": TEXT, "kind": kind, "beam_size": 4, "outputs": outputs, "reference": "r", "credit": "c"}
+    (folder / "examples.json").write_text(json.dumps([example]), encoding="utf-8")
+    tracer = load(folder).tracer
+    begun: list[Any] = []
+    start = tracer.start
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        begun.append(arguments)
+        time.sleep(2)
+        return start(*arguments, **named)
+
+    tracer.start = slow
+    with serving(Api(tracer)) as address:
+        page = pages.visit(address, ready=".panel")
+        assert page.inner_text(".sentence-source") == TEXT
+        assert len(begun) == 1
+        impatient = pages.visit(address, ready="#source-text")
+        type_in(impatient, TEXT)  # while the example is being computed
+        impatient.wait_for_selector(".panel")
+        assert len(begun) == 2
+    assert pages.complaints == []

@@ -192,6 +192,13 @@ def test_the_kind_of_a_foreign_tokenizer_may_be_stated(kind: str, tmp_path: Path
         assert stored.model_dump(include=said.keys()) == said, "what is stated stays, so that the run can go on"
 
 
+def test_splits_cannot_be_drawn_from_a_foreign_tokenizer(tmp_path: Path) -> None:
+    make_twin("marian", tmp_path)
+    settings = continued(tmp_path, tmp_path / "run", tmp_path, tokenizer={"sampling_alpha": 0.2}, data=LENGTHS)
+    with pytest.raises(ConfigError, match=r"sampling_alpha = 0.2: the tokenizers of .* have no list of best splits"):
+        find_start(parse_config(settings))
+
+
 def test_a_word_tokenizer_has_the_nearest_kind(tmp_path: Path) -> None:
     MarianNpz(files="words").save(tmp_path)
     settings = continued(tmp_path, tmp_path / "run", tmp_path)

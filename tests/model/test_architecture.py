@@ -257,6 +257,30 @@ def test_embeddings_and_sublayers_have_dropout_in_training_only() -> None:
         assert not torch.equal(model(source, mask, target), model(source, mask, target))
 
 
+@pytest.mark.parametrize(("norm", "narrow"), [("layernorm", True), ("rmsnorm", False)])
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_under_autocast_training_keeps_the_residual_stream_narrow(norm: str, narrow: bool, placement: str) -> None:
+    model = make_model(make_config(norm=norm, norm_placement=placement, dropout=0.1, tied_embeddings="none"))
+    source, mask = make_source(5, 3)
+    target = torch.randint(4, VOCAB, (2, 6))
+    seen: list[torch.dtype] = []
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    for training in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = model.train(training).decode(source, mask, target)
+        used = torch.bfloat16 if training and narrow else torch.float32
+        # A norm behind the residual sum writes float32 where PyTorch has it so.
+        assert seen[0] == used
+        assert not narrow or not training or (set(seen) == {used} and states.dtype == used)
+        if training:
+            states.float().square().sum().backward()
+            assert all(
+                parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters()
+            )
+        seen.clear()
+
+
 def test_a_backward_pass_reaches_every_parameter() -> None:
     for config in TABLE[::5]:
         model = make_model(config).train()

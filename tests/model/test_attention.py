@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_traced_and_untraced_runs_give_the_same_logits(config: ModelConfig) -> N
     order = [("encoder", layer) for layer in range(config.encoder_layers)]
     order += [(use, layer) for layer in range(config.decoder_layers) for use in ("decoder", "cross")]
     assert [(event.use, event.layer) for event in recorder.events] == order
-    # In training the CPU takes the plain path; without dropout it is the same function.
+    # In training there are other paths; without dropout it is the same function.
     assert_close(model.train()(source, mask, target), expected)
 
 
@@ -90,10 +91,20 @@ def test_a_step_shows_its_weights_over_all_positions_and_the_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("training", "observed", "path"),
-    [(False, False, "fused"), (False, True, "plain"), (True, False, "plain"), (True, True, "plain")],
+    ("training", "observed", "settings", "path"),
+    [
+        (False, False, {}, "fused"),
+        (False, False, {"kv_heads": 2, "dropout": 0.5}, "fused"),
+        (False, True, {}, "plain"),
+        (True, False, {}, "fused"),
+        (True, False, {"kv_heads": 2}, "plain"),
+        (True, False, {"dropout": 0.5}, "plain"),
+        (True, True, {}, "plain"),
+    ],
 )
-def test_which_path_runs(training: bool, observed: bool, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_path_runs(
+    training: bool, observed: bool, settings: dict[str, Any], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> Tensor:
         raise AssertionError("this path should not have run")
 
@@ -101,8 +112,50 @@ def test_which_path_runs(training: bool, observed: bool, path: str, monkeypatch:
         monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fail)
     else:
         monkeypatch.setattr(Attention, "_plain", fail)
-    query = torch.randn(2, 4, 3, 4)
-    make_attention().train(training)(query, query, query, None, Recorder() if observed else None)
+    query, key = torch.randn(2, 4, 3, 4), torch.randn(2, settings.get("kv_heads", 4), 3, 4)
+    make_attention(**settings).train(training)(query, key, key, None, Recorder() if observed else None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"kv_heads": 2}, {"bias": False}, {"head_size": 3, "scaled": False}])
+def test_one_product_in_training_gives_what_three_give(settings: dict[str, Any]) -> None:
+    attention, x = make_attention(**settings), torch.randn(3, 5, 16)
+    results = []
+    for training in (False, True):
+        parts = attention.train(training).project(x)
+        sum(((n + 1) * part.square().sum() for n, part in enumerate(parts)), torch.zeros(())).backward()
+        gradients = [parameter.grad for parameter in attention.parameters() if parameter.grad is not None]
+        results.append([*parts, *gradients])
+        attention.zero_grad()
+    assert len(results[0]) == (6 if settings == {"bias": False} else 9)
+    for apart, joined in zip(*results, strict=True):
+        assert_close(joined, apart)
+
+
+def test_the_source_is_projected_for_all_layers_at_once_in_training() -> None:
+    model = make_model(make_config(num_kv_heads=2))
+    memory = torch.randn(2, 5, model.config.hidden_size)
+    apart = model.decoder.source_keys_values(memory)
+    joined = model.train().decoder.source_keys_values(memory)
+    for few, many in zip(apart, joined, strict=True):
+        assert_close(many[0], few[0])
+        assert_close(many[1], few[1])
+
+
+def test_a_projection_that_is_more_than_a_linear_layer_is_called() -> None:
+    attention, x = make_attention().train(), torch.randn(2, 3, 16)
+    attention.value.register_forward_hook(lambda *_: torch.zeros(2, 3, 16))
+    assert (attention.project(x)[2] == 0).all()
+
+    class Twice(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    attention = make_attention().train()
+    expected = 2 * attention.keys_values(x)[0]
+    other = Twice(16, 16)
+    other.load_state_dict(attention.key.state_dict())
+    attention.key = other
+    assert_close(attention.project(x)[1], expected)
 
 
 MASKS: dict[str, Callable[[int, int], Tensor | None]] = {
@@ -135,13 +188,14 @@ def test_no_score_is_high_enough_to_pass_the_mask(observer: Recorder | None) -> 
     assert torch.equal(weights[0, 0], torch.eye(16)[1])
 
 
-def test_gradients_of_both_paths_agree() -> None:
-    query, key, value = torch.randn(2, 4, 3, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
-    attention, mask = make_attention(kv_heads=2), MASKS["padding"](3, 5)
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_gradients_of_both_paths_agree(kv_heads: int) -> None:
+    query, key, value = torch.randn(2, 4, 3, 4), torch.randn(2, kv_heads, 5, 4), torch.randn(2, kv_heads, 5, 4)
+    attention, mask = make_attention(kv_heads=kv_heads), MASKS["padding"](3, 5)
     gradients = []
-    for training in (False, True):
+    for observer in (None, Recorder()):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
-        attention.train(training)(*leaves, mask).square().sum().backward()
+        attention(*leaves, mask, observer).square().sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
     for fused, plain in zip(*gradients, strict=True):
         assert fused is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -52,6 +53,27 @@ def test_the_gradient_is_the_mask_times_the_scale() -> None:
     assert torch.allclose(x.grad, expected)
     assert (x.grad == 0).any()
     assert torch.allclose(y, torch.where(y == 0, torch.zeros(()), x * 4 / 3))
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product([torch.float32, torch.bfloat16], repeat=2)))
+def test_to_add_what_is_left_is_dropout_and_a_sum(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    dropout, upstream = Dropout(0.3), torch.randn(7, 5)
+    x, y = (torch.randn(7, 5, dtype=dtype, requires_grad=True) for dtype in dtypes)
+    results = []
+    for add in (lambda: dropout.add_to(x, y), lambda: x + dropout(y)):
+        torch.manual_seed(4)
+        total = add()
+        results.append([total, *torch.autograd.grad(total, (x, y), upstream.to(total.dtype))])
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.allclose(found, expected, rtol=1e-2 if torch.bfloat16 in dtypes else 1e-6, atol=1e-2)
+    assert (results[0][2] == 0).any()
+    assert torch.equal(results[0][2] == 0, results[1][2] == 0)
+
+
+def test_what_is_dropped_is_dropped_whatever_it_was() -> None:
+    x = torch.full((100,), float("inf"), dtype=torch.bfloat16)
+    assert set(Dropout(0.5)(x).tolist()) == {0.0, float("inf")}
 
 
 def test_nothing_happens_in_evaluation_or_at_zero() -> None:

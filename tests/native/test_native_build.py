@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pellucid.native import build
-from pellucid.native.build import NativeUnavailableError, cache_folder, load_library
+from pellucid.native.build import NativeUnavailableError, cache_folder, compile_library, load_library
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,17 @@ def test_a_compiler_that_fails(able: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(NativeUnavailableError, match=r"could not build it \(x.cpp:1:1: error: too old\)"):
         load_library()
     assert list((able / "cache").iterdir()) == []
+
+
+def test_a_compiler_whose_assembler_is_older_than_itself(able: Path) -> None:
+    compiler = able / "c++"
+    compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *-DPELLUCID_NO_AMX*) ;; *) exit 1 ;; esac\n'
+        'while [ "$1" != -o ]; do shift; done\ntouch "$2"\n'
+    )
+    compiler.chmod(0o755)
+    compile_library(str(compiler), able / "made.so")
+    assert (able / "made.so").is_file()
 
 
 def test_a_folder_that_cannot_be_written_to(able: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pellucid.errors import LengthError, ModelFolderError
 from pellucid.model.positions import sinusoidal_table
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.native.engine import NativeModel, _sines
-from pellucid.native.packing import pack, unsupported
+from pellucid.native.packing import _largest_key, pack, unsupported
 
 needs_engine()
 
@@ -80,6 +80,36 @@ def test_bytes_stay_near(name: str, tmp_path: Path) -> None:
     for one, other in zip(expected, found, strict=True):
         assert 0 < np.abs(one - other).max() <= 0.05 * np.abs(one).max()
         assert np.abs(one - other).mean() <= 0.01 * np.abs(one).max()
+
+
+def test_values_beyond_16_bits_stay_in_32(tmp_path: Path) -> None:
+    model = random_model()
+    sources = random_sources(7, vocab=61)
+    expected = steps_of(model, CachedStep(model, *rectangle(sources)), 8, len(sources))
+    assert packed(model, tmp_path, "int8")._c_sizes[1] == 1
+    with torch.no_grad():  # the same function of its input
+        for layer in model.decoder.layers:
+            for attention in (layer.attention, layer.cross_attention):
+                for parameter in attention.value.parameters():
+                    parameter.mul_(1e6)
+                attention.output.weight.div_(1e6)
+    found = steps_of(model, packed(model, tmp_path, "int8").start(sources, 8), 8, len(sources))
+    for one, other in zip(expected, found, strict=True):
+        assert np.abs(one - other).max() <= 0.05 * np.abs(one).max()
+
+
+@pytest.mark.parametrize("name", ["pre-norm", "post-norm", "RMSNorm, gated", "learned, BART", "fairseq", "odd heads"])
+def test_no_key_is_larger_than_the_bound(name: str) -> None:
+    model = random_model(**ARCHITECTURES[name])
+    seen: list[float] = []
+    for part, module in model.decoder.named_modules():
+        if part.endswith((".key", ".value")):
+            module.register_forward_hook(lambda _, __, output: seen.append(float(output.abs().max())))
+    step = CachedStep(model, *rectangle(random_sources(30, vocab=61)))
+    for number in range(8):
+        step(np.full(30, 3 + number))
+    bound = _largest_key({name: one.detach().numpy() for name, one in model.named_parameters()}, model.config)
+    assert len(seen) > 8 and max(seen) <= bound <= 40 * max(seen)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

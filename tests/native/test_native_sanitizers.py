@@ -16,7 +16,7 @@ from pellucid.native.build import SANITIZERS, cache_folder, compile_library
 
 needs_engine()
 
-TESTS = ("test_native_parity.py", "test_native_search.py")
+TESTS = ("test_native_parity.py", "test_native_search.py", "test_native_boundary.py", "test_native_tiles.py")
 
 
 @pytest.mark.slow

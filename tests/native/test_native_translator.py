@@ -98,7 +98,7 @@ def test_packed_once_and_anew_when_the_model_changes(
     assert len(files()) == 2
     os.utime(tiny_run / "best" / "model.safetensors", ns=(1, 1))
     load_native(tiny_run)
-    assert len(files()) == 3
+    assert len(files()) == 2 and first[0] not in files()  # what it replaces is gone
 
 
 def test_packed_weights_that_are_damaged_are_packed_again(
@@ -217,4 +217,15 @@ def test_a_run_goes_on_in_the_same_precision_only(tiny_run: Path, toy_corpus: Pa
     assert run(*line).status == 0
     assert "is finished" in run(*line).err
     refused = run(*line, "--precision", "int8")
-    assert refused.status == 2 and "model" in refused.err
+    assert refused.status == 2 and 'made with other settings: precision ("float32" → "int8"); give' in refused.err
+    refused = run(*line, "--engine", "torch")
+    assert refused.status == 2 and 'made with other settings: engine ("native" → "torch"); give' in refused.err
+    assert "the model" not in refused.err
+    proof = workdir / "out.done.json"  # as earlier versions left it
+    values = json.loads(proof.read_text())
+    for name in ("engine", "precision"):
+        del values["journal"]["identity"][name]
+    proof.write_text(json.dumps(values))
+    assert "is finished" in run(*line).err
+    refused = run(*line, "--engine", "torch")
+    assert refused.status == 2 and "made with other settings: the model; give" in refused.err

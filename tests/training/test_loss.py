@@ -120,6 +120,31 @@ def test_the_unsmoothed_sum_has_no_gradient() -> None:
     assert not nll.requires_grad
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_of_no_probability_has_its_true_loss_and_gradient(dtype: torch.dtype, smoothing: float) -> None:
+    """Logits hundreds apart: the softmax of the gold token is 0."""
+    hidden = torch.tensor([[400.0, 0.0], [0.5, 1.0]], requires_grad=True)
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    targets = torch.tensor([1, 2])
+    loss, nll = token_loss(hidden, weight, targets, smoothing, dtype)
+    loss.backward()
+    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    logits = exact[0] @ exact[1].t()
+    F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing).backward()
+    assert nll.item() == pytest.approx(F.cross_entropy(logits, targets, reduction="sum").item(), rel=1e-3)
+    assert relative(hidden.grad, exact[0].grad) < 1e-2
+    assert relative(weight.grad, exact[1].grad) < 1e-2
+
+
+def test_a_loss_that_is_no_number_says_so() -> None:
+    for value in (float("nan"), float("inf")):
+        hidden, weight, targets = make_inputs(3)
+        with torch.no_grad():
+            hidden[1, 0] = value
+        assert not token_loss(hidden, weight, targets, 0.1)[0].isfinite()
+
+
 def test_no_token_no_loss() -> None:
     hidden, weight, targets = make_inputs(0)
     loss, nll = token_loss(hidden, weight, targets, 0.1)
@@ -131,13 +156,13 @@ def test_no_token_no_loss() -> None:
 
 def test_logits_of_one_block_at_most_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks: list[int] = []
-    log_softmax = Tensor.log_softmax
+    softmax = Tensor.softmax
 
     def spy(logits: Tensor, dim: int) -> Tensor:
-        blocks.append(len(logits))
-        return log_softmax(logits, dim)
+        blocks.append(logits.shape[1])
+        return softmax(logits, dim)
 
-    monkeypatch.setattr(Tensor, "log_softmax", spy)
+    monkeypatch.setattr(Tensor, "softmax", spy)
     token_loss(*make_inputs(2 * BLOCK_TOKENS + 3))
     assert blocks == [BLOCK_TOKENS, BLOCK_TOKENS, ROW_STEP]
 
@@ -210,7 +235,7 @@ def test_r_drop_in_bfloat16_stays_near(tokens: int, hidden_dtype: torch.dtype) -
     assert (hidden.grad.dtype, weight.grad.dtype) == (hidden_dtype, torch.float32)
 
 
-@pytest.mark.parametrize(("dtype", "loss_error", "error"), [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 2e-2, 0.1)])
+@pytest.mark.parametrize(("dtype", "loss_error", "error"), [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 2e-2, 0.2)])
 def test_r_drop_of_a_batch_with_output_bias_is_that_of_the_models_logits(
     dtype: torch.dtype, loss_error: float, error: float
 ) -> None:

@@ -19,7 +19,7 @@ __all__ = ["Aligner", "align", "alignment_fields", "note_default_heads"]
 READINGS = {"write": "the step that predicts a word", "read": "the step whose input is the word"}
 
 
-@options.decoding_options("batch_size")
+@options.decoding_options("tag", "batch_size")
 def align(
     sources: Annotated[str, typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.")],
     targets: Annotated[str, typer.Argument(metavar="TARGETS", help="File with a target text a line, aligned with it.")],
@@ -65,7 +65,7 @@ def align(
                 "--choose-heads writes into the model folder, and the bundled model's choice is made: name a model of "
                 "your own with --model"
             )
-        _choose(model, sources, targets, as_json, device, threads)
+        _choose(model, sources, targets, as_json, decoding, device, threads)
     else:
         choice = options.given(units=alignment_units, threshold=alignment_threshold)
         _align(model, sources, targets, output, as_json, choice, decoding, device, threads)
@@ -165,12 +165,12 @@ def _align(
     device: str | None,
     threads: int | None,
 ) -> None:
-    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model, read_corpus
+    from pellucid.commands.reading import CHUNK_BATCHES, choose_tag, chunked, open_model, read_corpus
     from pellucid.errors import LengthError
 
     pairs = read_corpus(sources, targets)
     with open_output(output) as file, open_reporter(not file.isatty()) as reporter:
-        translator = open_model(model, device, threads)
+        translator = choose_tag(open_model(model, device, threads), decoding)
         translator.need_source("align")
         from pellucid import alignment
 
@@ -192,11 +192,19 @@ def _align(
             reporter.progress("aligning", done, 0)
 
 
-def _choose(model: str, sources: str, targets: str, as_json: bool, device: str | None, threads: int | None) -> None:
-    from pellucid.commands.reading import open_model, read_corpus
+def _choose(
+    model: str,
+    sources: str,
+    targets: str,
+    as_json: bool,
+    decoding: dict[str, Any],
+    device: str | None,
+    threads: int | None,
+) -> None:
+    from pellucid.commands.reading import choose_tag, open_model, read_corpus
 
     pairs = list(read_corpus(sources, targets))
-    translator = open_model(model, device, threads)
+    translator = choose_tag(open_model(model, device, threads), decoding)
     translator.need_source("align")
     from pellucid.alignment import HEADS_FILE, save_heads
     from pellucid.alignment_heads import choose_heads

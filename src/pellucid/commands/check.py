@@ -23,7 +23,7 @@ MARKS = {True: "holds", False: "FAILS", None: "-"}
 HEAD = ("item", "what", "", "worst", "allowed", "checked")
 
 
-@options.decoding_options(without=("max_source_length", "unknown", "batch_size"))
+@options.decoding_options(without=("max_source_length", "unknown", "tag", "batch_size"))
 def check(
     model: options.ModelArgument = None,
     input: Annotated[

@@ -16,7 +16,7 @@ from pellucid.commands import options
 __all__ = ["convert", "save_converted", "save_stored"]
 
 _KEPT = ("huggingface", "origin", "awaits_language")
-_WRITTEN = ("format", "version", "model", "source_vocab_size", "target_vocab_size", "stacks", "storage")
+_WRITTEN = ("format", "version", "model", "source_vocab_size", "target_vocab_size", "stacks", "storage", "adapter")
 
 
 def convert(
@@ -25,8 +25,8 @@ def convert(
         typer.Argument(
             metavar="FOLDER",
             help="Folder of a Hugging Face checkpoint, or its name on the hub; folder or file of a checkpoint of "
-            "Marian, fairseq, OpenNMT-py or JoeyNMT; with --storage or --kv-heads also a model folder or run folder of "
-            "pellucid.",
+            "Marian, fairseq, OpenNMT-py or JoeyNMT; a run of adapters (training.lora); with --storage or --kv-heads "
+            "any model folder or run folder of pellucid.",
         ),
     ],
     output: Annotated[str, typer.Argument(metavar="OUT", help="The model folder to make; it must not be there yet.")],
@@ -51,11 +51,14 @@ def convert(
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,
 ) -> None:
-    """Make a model folder from a checkpoint of another program, with weights in fewer bytes, or with fewer heads.
+    """Make a model folder: of another program's checkpoint, with adapters merged, in fewer bytes, or with fewer heads.
 
     Weights as safetensors, tokenizers, and the checkpoint's generation settings as ours. The checkpoint can be used as
     it is, too (`--model FOLDER`); the result needs no conversion at each start, and keeps the languages that are given
     here.
+
+    Of a run of adapters (training.lora) it makes an ordinary model folder with the same texts: the adapters are merged
+    into the weights of the model they were trained beside, which is not needed any more.
 
     --storage bfloat16 halves the file and int8 makes it a quarter: whole numbers from -127 to 127, with a scale for
     each row of a matrix. Vectors stay float32. The model computes in float32 as before, with slightly other weights.
@@ -75,7 +78,7 @@ def convert(
         raise ConfigError(f"{out}: it is there already: give another name, or take it away first")
     translator = load(checkpoint, "cpu", source_language=source_language, target_language=target_language)
     is_own = "format" in translator.document
-    if is_own and storage is None and kv_heads is None:
+    if is_own and "adapter" not in translator.document and storage is None and kv_heads is None:
         raise ConfigError(
             f"{checkpoint}: it is a model folder of pellucid already: nothing to convert, unless --storage says how "
             "its weights are to be stored, or --kv-heads how many key/value heads are to be left"
@@ -94,16 +97,18 @@ def convert(
 
 
 def save_stored(translator: Any, folder: Path, storage: str) -> None:
-    """Write a model of our own as it is, tokenizers and all, with its weights in that storage."""
+    """Write a model of our own as it is, tokenizers and all, with its weights in that storage, adapters merged."""
     from pellucid.files import replace_folder
+    from pellucid.model.adapter_config import ADAPTER_CONFIG, ADAPTER_FILE
     from pellucid.model.storage import CONFIG_FILE, WEIGHTS_FILE, save_model
 
     extra = {name: value for name, value in translator.document.items() if name not in _WRITTEN}
+    replaced = (CONFIG_FILE, WEIGHTS_FILE, ADAPTER_CONFIG, ADAPTER_FILE)
     with replace_folder(folder) as temporary:
         for path in sorted(translator.folder.iterdir()):
             if path.is_dir():
                 shutil.copytree(path, temporary / path.name)
-            elif path.name not in (CONFIG_FILE, WEIGHTS_FILE) and path.stem != "training":  # no state to resume from
+            elif path.name not in replaced and path.stem != "training":  # no state to resume from
                 shutil.copy(path, temporary)
         save_model(temporary, translator.model, extra=extra, storage=storage)  # type: ignore[arg-type]
 

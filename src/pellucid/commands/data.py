@@ -6,6 +6,7 @@ Knows nothing of where corpora come from or of what is looked for.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -78,6 +79,8 @@ def check(
     from pellucid.commands.reading import read_config
     from pellucid.data.overlap import count_leaks
     from pellucid.data.prepare import prepare
+    from pellucid.data.reading import label
+    from pellucid.starting import find_start
 
     config = read_config(
         arguments or [],
@@ -85,15 +88,21 @@ def check(
         train={"source": source, "target": target},
         dev={"source": dev_source, "target": dev_target},
     )
+    start = find_start(config)
     with tempfile.TemporaryDirectory(prefix="pellucid-") as folder, open_reporter() as reporter:
-        data = prepare(config, Path(folder), lambda stage, done: reporter.progress(stage, done, 0))
+        shown = partial(reporter.progress, total=0)
+        data = prepare(start.config, Path(folder), shown, given=start.tokenizers, known_tags=start.tags)
         count_leaks(
-            data.train, data.dev, lambda done: reporter.progress("compare dev with train", done, len(data.train))
+            data.train,
+            data.dev_parts.values(),
+            lambda done: reporter.progress("compare dev with train", done, len(data.train)),
         )
         lines = list(data.report)
         for side, tokenizer in (("source", data.source_tokenizer), ("target", data.target_tokenizer)):
             lines.append(f"{side} tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} tokens.")
-        for name, dataset in (("train", data.train), ("dev", data.dev)):
+        parts = [(label("train", name), part) for name, part in data.train_parts.items()]
+        parts += [(label("dev", name), part) for name, part in data.dev_parts.items()]
+        for name, dataset in parts:
             for side, lengths in (("source", dataset.source_lengths), ("target", dataset.target_lengths)):
                 lines.append(
                     f"{name}: {int(lengths.sum()):,} {side} tokens, {lengths.mean():.1f} in a sentence, "

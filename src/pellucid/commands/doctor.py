@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def doctor(
     from pellucid.data.prepare import prepare
     from pellucid.starting import find_start
     from pellucid.training.runtime import set_threads
+    from pellucid.training.tuning import check_tuning
 
     config = read_config(
         arguments or [],
@@ -60,11 +62,13 @@ def doctor(
     )
     start = find_start(config)
     config = start.config
+    check_tuning(config.model, config.training)
     set_threads(config.training.threads)
     checks: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="pellucid-") as folder, open_reporter() as reporter:
         place = Path(folder)
-        data = prepare(config, place, lambda stage, done: reporter.progress(stage, done, 0), given=start.tokenizers)
+        shown = partial(reporter.progress, total=0)
+        data = prepare(config, place, shown, given=start.tokenizers, known_tags=start.tags)
         from pellucid.doctor.examination import examine
 
         def progress(done: int) -> None:

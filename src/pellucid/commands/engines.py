@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Engine", "Precision", "Workers", "could_round", "open_generator"]
+__all__ = ["Engine", "Precision", "Workers", "computing", "could_round", "open_generator"]
 
 ENGINES = ("auto", "native", "torch")
 PRECISIONS = ("float32", "int8")
+NOTICED_SECONDS = 1.0
+"""What starting may take longer than usual without being told why."""
 
 Engine = Annotated[
     str,
@@ -39,7 +41,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         min=1,
-        help="Threads of the native engine, each with sentences of its own; default: one for each core.",
+        help="Threads of the native engine, each with sentences of its own; default: one for each CPU it may use.",
         show_default=False,
     ),
 ]
@@ -72,6 +74,7 @@ def open_generator(
     from pellucid.commands.terminal import PlainReporter
     from pellucid.config import parse_config
     from pellucid.errors import ConfigError
+    from pellucid.machine import usable_cpus
 
     for name, value, allowed in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
         if value not in allowed:
@@ -86,15 +89,28 @@ def open_generator(
             name_bundled()
         try:
             chosen: Any = precision
-            return load_native(model, precision=chosen, workers=workers or machine.threads or _cores(), **languages)
+            workers = workers or machine.threads or usable_cpus()
+            found = load_native(model, precision=chosen, workers=workers, **languages)
+            _tell_packing(found.packing)
+            return found
         except NativeUnavailableError as error:
             reason = str(error)
             if engine == "auto" and precision == "float32":
                 PlainReporter().line(f"generating with PyTorch, because {reason}")
+                if error.loaded is not None:
+                    return _on_threads(error.loaded, machine.threads)
     if precision != "float32" or engine == "native":
         wanted = "--engine native" if engine == "native" else f"--precision {precision}"
         raise ConfigError(f"{wanted} needs the native engine, which cannot be used because {reason}: take it away")
     return open_model(model, device, threads, **languages)
+
+
+def computing(generator: Any) -> dict[str, str]:
+    """The engine that runs it, and its precision: outputs of two ways of computing do not belong into one file."""
+    native = getattr(generator, "engine", None)
+    if native is None:
+        return {"engine": "torch", "precision": "float32"}
+    return {"engine": "native", "precision": native.precision}
 
 
 def could_round(generator: Any) -> bool:
@@ -102,8 +118,24 @@ def could_round(generator: Any) -> bool:
     return getattr(getattr(generator, "engine", None), "precision", None) == "float32"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _tell_packing(packing: tuple[float, bool] | None) -> None:
+    """Say why the start took long, where it did."""
+    from pellucid.commands.terminal import PlainReporter
+    from pellucid.native.build import cache_folder
+
+    if packing is None or packing[0] < NOTICED_SECONDS:
+        return
+    seconds, is_kept = packing
+    again = "kept there for the next time" if is_kept else "every time anew, because nothing can be written there"
+    folder = cache_folder() / "packed"
+    PlainReporter().line(f"weights were laid out for the native engine in {seconds:.1f} s ({folder}: {again})")
+
+
+def _on_threads(loaded: Any, threads: int | None) -> Any:
+    from pellucid.training.runtime import set_threads
+
+    set_threads(threads)
+    return loaded
 
 
 def _elsewhere(device: str) -> str | None:

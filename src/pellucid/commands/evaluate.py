@@ -17,7 +17,7 @@ import typer
 from pellucid.commands import engines, options
 from pellucid.commands.terminal import one_line, open_output, open_reporter, to_json
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "read_test_pairs", "with_test_tag"]
 
 LABELS = {"bleu": "BLEU", "chrf": "chrF", "wer": "WER", "ser": "SER"}
 
@@ -61,11 +61,11 @@ def evaluate(
     translated by nothing. Settings that are not given are the model's own.
     """
     from pellucid import evaluation
-    from pellucid.commands.reading import CHUNK_BATCHES, chunked
+    from pellucid.commands.reading import CHUNK_BATCHES, choose_tag, chunked
 
     names = _known(metric)
     evaluation.evaluate(["x"], ["x"], names, bleu_tokenize=bleu_tokenize)  # what is wrong with them, before the work
-    pairs = _read_pairs(model, sources, references)
+    pairs = read_test_pairs(model, sources, references)
     translator = engines.open_generator(
         model,
         device,
@@ -76,6 +76,8 @@ def evaluate(
         source_language=source_language,
         target_language=target_language,
     )
+    decoding = with_test_tag(model, sources, decoding)
+    translator = choose_tag(translator, decoding)
     config = translator.settings(**decoding, n_best=1)
     generations: list[Any] = []
     texts: list[str] = []
@@ -114,10 +116,9 @@ def _known(metrics: str) -> list[str]:
     return names
 
 
-def _read_pairs(model: str | None, sources: str | None, references: str | None) -> list[Any]:
+def read_test_pairs(model: str | None, sources: str | None, references: str | None) -> list[Any]:
     """The pairs of two files, or of the test corpus of the run that the model belongs to."""
     from pellucid.commands.reading import read_corpus
-    from pellucid.config import load_config
     from pellucid.data.corpus import read_pairs
     from pellucid.errors import ConfigError
 
@@ -125,13 +126,28 @@ def _read_pairs(model: str | None, sources: str | None, references: str | None) 
         return list(read_corpus(sources, references))
     if sources is not None:
         raise ConfigError(f"{sources}: the file with the references is missing: name it behind this one")
+    corpus, folder = _test_corpus(model)
+    return list(read_pairs(corpus, folder))
+
+
+def with_test_tag(model: str | None, sources: str | None, decoding: dict[str, Any]) -> dict[str, Any]:
+    """The given settings; where the run's test corpus is read, its tag among them, unless another one is given."""
+    tag = _test_corpus(model)[0].tag if sources is None else None
+    return {"tag": tag, **decoding} if tag else decoding
+
+
+def _test_corpus(model: str | None) -> tuple[Any, str | None]:
+    """The test corpus of the run that the model belongs to, and the folder its paths start from."""
+    from pellucid.config import load_config
+    from pellucid.errors import ConfigError
+
     if model is None:
         raise ConfigError("the bundled model has no corpus: name a file with sources and one with references")
     for folder in (Path(model), Path(model).resolve().parent):
         if (folder / "config.yaml").is_file():
             data = load_config(folder / "config.yaml").data
             if data.test is not None:
-                return list(read_pairs(data.test, data.dir))
+                return data.test, data.dir
     raise ConfigError(f"{model}: no config.yaml with a data.test: name a file with sources and one with references")
 
 

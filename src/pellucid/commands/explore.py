@@ -12,6 +12,7 @@ from pellucid.commands import options
 __all__ = ["explore"]
 
 
+@options.decoding_options("tag")
 def explore(
     model: options.ModelArgument = None,
     port: Annotated[
@@ -19,6 +20,8 @@ def explore(
         typer.Option("--port", min=1, max=65535, help="Port to listen at; default: a free one.", show_default=False),
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    *,
+    decoding: dict[str, Any],
     device: options.Device = None,
     threads: options.Threads = None,
     source_language: options.SourceLanguage = None,
@@ -39,7 +42,9 @@ def explore(
         create_app(Api(None), 0)  # what is not installed is better found before a model is loaded
         languages = options.given(source_language=source_language, target_language=target_language)
         api, name = (
-            _open_bundled(device, threads, languages) if model is None else _open(model, device, threads, languages)
+            _open_bundled(device, threads, languages, decoding)
+            if model is None
+            else _open(model, device, threads, languages, decoding)
         )
         api.model()  # hashes the checkpoint now, while its file is there
         url = f"http://{HOST}:{listening.getsockname()[1]}/"
@@ -49,18 +54,22 @@ def explore(
         serve(api, listening)
 
 
-def _open(model: str | None, device: str | None, threads: int | None, languages: dict[str, Any]) -> tuple[Any, str]:
+def _open(
+    model: str | None, device: str | None, threads: int | None, languages: dict[str, Any], decoding: dict[str, Any]
+) -> tuple[Any, str]:
     """What answers for a model, and the model's name."""
     from pellucid.bundled import RECORDED
-    from pellucid.commands.reading import open_model
+    from pellucid.commands.reading import choose_tag, open_model
     from pellucid.explorer.api import Api
 
-    tracer = open_model(model, device, threads, **languages).tracer
+    tracer = choose_tag(open_model(model, device, threads, **languages), decoding).tracer
     # A trace of the bundled model on the page of another one would only confuse.
     return Api(tracer, recorded=RECORDED if model is None else None), tracer.name
 
 
-def _open_bundled(device: str | None, threads: int | None, languages: dict[str, Any]) -> tuple[Any, str]:
+def _open_bundled(
+    device: str | None, threads: int | None, languages: dict[str, Any], decoding: dict[str, Any]
+) -> tuple[Any, str]:
     """The same for the bundled model, or for what was recorded of it where it cannot be loaded.
 
     Raises:
@@ -71,7 +80,7 @@ def _open_bundled(device: str | None, threads: int | None, languages: dict[str, 
     from pellucid.explorer.api import Api
 
     try:
-        return _open(None, device, threads, languages)
+        return _open(None, device, threads, languages, decoding)
     except ModelFolderError as error:
         api = Api(None, str(error), RECORDED)
         if not api.model()["recorded"]:

@@ -1,10 +1,12 @@
 """``pellucid info``: what a model is, how large, how it was trained, and what its KV cache costs.
 
-Knows nothing of commands' input; everything is read from the model folder, and from a run folder around it.
+Knows nothing of commands' input; everything is read from the model folder, and from a run folder around it: of weights
+of our own, their shapes alone.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +20,8 @@ __all__ = ["describe", "info"]
 
 _VOCABULARY = 8
 """Any: no vector of a word is in a cache."""
+WIDTH = 90
+"""Characters of a long line of settings, without its label."""
 MEASURED_TOKENS = 8
 """Source and target tokens of the cache that is measured; fewer where a learned table has fewer positions."""
 
@@ -25,6 +29,9 @@ MEASURED_TOKENS = 8
 def info(
     model: options.ModelArgument = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write a JSON object.")] = False,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="The name and the shape of every parameter instead, one a line.")
+    ] = False,
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,
 ) -> None:
@@ -33,17 +40,36 @@ def info(
     Parameters by part, architecture, tokenizers, training, decoding settings, and KV-cache bytes. The bytes come
     from the architecture (2 · layers · key/value heads · head size · bytes per number) and, beside them, from a real
     cache; multi-head is what the model would need with a key/value head for each query head. Generation settings of a
-    Hugging Face checkpoint that have no counterpart here are listed as not mapped.
-    """
-    from pellucid.commands.reading import open_model
+    Hugging Face checkpoint that have no counterpart here are listed as not mapped. Of adapters (training.lora) it says
+    where they sit and what the model is that they were trained beside; the rest is of both together.
 
-    languages = {"source_language": source_language, "target_language": target_language}
-    facts = describe(open_model(model, "cpu", None, **languages))
+    --parameters writes the names that training.freeze matches, with shapes, separated by tabs; a third column has the
+    other names of a matrix that is shared.
+    """
+    from pellucid.commands.reading import name_bundled
+    from pellucid.loading import load
+
+    if model is None:
+        name_bundled()
+    translator = load(model, "meta", source_language=source_language, target_language=target_language)
+    facts = {"parameters": _parameters(translator.model)} if parameters else describe(translator)
     if as_json:
         typer.echo(to_json(facts, indent=2))
+    elif parameters:
+        for one in facts["parameters"]:
+            columns = one["name"], " × ".join(map(str, one["shape"])), ", ".join(one["tied"])
+            typer.echo("\t".join(columns).rstrip())
     else:
         for line in _lines(facts):
             typer.echo(line)
+
+
+def _parameters(model: Any) -> list[dict[str, Any]]:
+    """Every parameter: its name, its shape, and the other names it has where it is tied."""
+    from pellucid.training.tuning import parameter_names
+
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    return [{"name": name, "shape": shapes[name], "tied": tied} for name, tied in parameter_names(model).items()]
 
 
 def describe(translator: Any) -> dict[str, Any]:
@@ -55,11 +81,12 @@ def describe(translator: Any) -> dict[str, Any]:
         "folder": str(translator.folder),
         "checkpoint": _origin(translator.document),
         "weights": _weights(translator),
+        "adapter": translator.document.get("adapter"),
         "parameters": {**counts, "total": sum(counts.values())},
         "stacks": "encoder and decoder" if hasattr(model, "encoder") else "decoder",
         "model": model.config.model_dump(mode="json"),
         "tokenizers": {
-            "shared": source is target,
+            "shared": translator.source_tokenizer_alone is target,
             "source": {"kind": source.kind, "vocab_size": source.vocab_size},
             "target": {"kind": target.kind, "vocab_size": target.vocab_size},
         },
@@ -79,12 +106,17 @@ def _origin(document: dict[str, Any]) -> str | None:
 
 
 def _weights(translator: Any) -> dict[str, Any] | None:
-    """How the numbers of a model of our own are stored, and in how many bytes; None for a checkpoint."""
+    """How the numbers of a model of our own are stored, and in how many bytes; None for a checkpoint.
+
+    Of adapters it is their own file, without the model beside it.
+    """
+    from pellucid.model.adapter_config import ADAPTER_FILE
     from pellucid.model.storage import WEIGHTS_FILE
 
     if "format" not in translator.document:
         return None
-    size = (translator.folder / WEIGHTS_FILE).stat().st_size
+    file = ADAPTER_FILE if "adapter" in translator.document else WEIGHTS_FILE
+    size = (translator.folder / file).stat().st_size
     return {"storage": translator.document.get("storage", "float32"), "bytes": size}
 
 
@@ -178,6 +210,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"checkpoint       {facts['checkpoint']}"
     if weights:
         yield f"weights          {weights['storage']}, {weights['bytes']:,} bytes"
+    if adapter := facts["adapter"]:
+        places = len(adapter["layers"])
+        yield f"adapters         of rank {adapter['rank']}, alpha {adapter['alpha']:g}, on {places} layers"
+        yield f"                 of {adapter['base']} (SHA-256 {adapter['base_sha256'][:12]}…)"
     yield f"parameters       {facts['parameters']['total']:,}"
     for part in ("embeddings", "encoder", "decoder"):
         yield f"  {part:<14} {facts['parameters'][part]:,}"
@@ -206,8 +242,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{label:<16} {name}: {tokenizers[side]['kind']}, {tokenizers[side]['vocab_size']:,} tokens"
     yield from _text_lines(facts["text"])
     yield from _training_lines(facts["training"])
-    decoding = facts["decoding"]
-    yield "decoding         " + ", ".join(f"{name} {value}" for name, value in decoding.items() if value is not None)
+    yield from _decoding_lines(facts["decoding"])
     if facts["unmapped"]:
         yield f"not mapped       {'; '.join(facts['unmapped'])}"
     yield f"KV cache         {'bytes':>24}{'measured':>12}{'multi-head':>12}"
@@ -219,12 +254,26 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{label:<27}{row['formula']:>14,}{row['measured']:>12,}{row['multi_head']:>12,}"
 
 
+def _decoding_lines(decoding: dict[str, Any]) -> Iterator[str]:
+    """The settings that are not pellucid's own; all of them are in the JSON object."""
+    from pellucid.config import DecodingConfig
+
+    usual = DecodingConfig().model_dump(mode="json")
+    own = [f"{name} {to_json(value)}" for name, value in decoding.items() if value != usual[name]]
+    text = f"{', '.join(own)}; the rest as usual" if own else f"as usual (beam_size {decoding['beam_size']})"
+    first, *others = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    yield f"decoding         {first}"
+    yield from (f"                 {line}" for line in others)
+
+
 def _text_lines(text: dict[str, Any]) -> Iterator[str]:
     """The rules for text; nothing where there are none."""
     rules = [f"{side} in {text[f'{side}_script']} script" for side in ("source", "target")]
     rules = [rule for rule in rules if "none" not in rule.split()]
     if text["placeholders"]:
         rules.append(f"placeholders for {', '.join(text['placeholders'])}")
+    if text.get("tags"):
+        rules.append(f"tags {', '.join(text['tags'])}")
     if rules:
         yield f"text             {'; '.join(rules)}"
 

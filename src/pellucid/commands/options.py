@@ -66,6 +66,7 @@ DECODING: dict[str, Any] = {
     "seed": int,
     "max_source_length": int,
     "unknown": str,
+    "tag": str,
     "batch_size": int,
 }
 """Every setting of generation and the type of its option; a list is an option that may be given more than once.

@@ -24,6 +24,7 @@ __all__ = [
     "CHUNK_BATCHES",
     "MAX_LINE_BYTES",
     "Line",
+    "choose_tag",
     "chunked",
     "count_lines",
     "name_bundled",
@@ -215,6 +216,25 @@ def open_model(model: str | None, device: str | None, threads: int | None, **lan
     if model is None:
         name_bundled()
     return load(model, machine.device, **languages)
+
+
+def choose_tag(translator: Any, decoding: Mapping[str, Any]) -> Any:
+    """The model with the tag that was asked for; where it has tags and none was, a line on stderr says what it does.
+
+    Args:
+        translator: as it was opened.
+        decoding: settings that were given; ``tag`` may be among them.
+
+    Raises:
+        ConfigError: the model does not know the tag; the message names those that it knows.
+    """
+    if "tag" in decoding:
+        return translator.with_tag(decoding["tag"])
+    if tags := translator.rules.tags:
+        usual = translator.decoding.tag
+        does = f"{usual} is put in front of every source, its default" if usual else "nothing is put in front"
+        PlainReporter().line(f"this model was trained with tags ({', '.join(tags)}) and no --tag was given: {does}")
+    return translator
 
 
 def name_bundled() -> None:

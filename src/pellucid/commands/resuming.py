@@ -33,6 +33,8 @@ JOURNAL_SECONDS = 1.0
 """Results of this long a time, or of one window if that takes longer, may have to be computed again after a kill."""
 
 VERSION = 1
+COMPUTING = ("engine", "precision")
+"""What of an identity is about neither model nor settings, but about what computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +264,14 @@ class PartSink(Sink):
 
     def _compare(self, known: Mapping[str, Any]) -> None:
         begun = self._journal.identity
+        differing = [name for name in dict.fromkeys((*begun, *known)) if begun.get(name) != known.get(name)]
+        if "engine" not in begun:  # an earlier version's
+            differing = [name for name in differing if name not in COMPUTING]
+        if not set(COMPUTING).isdisjoint(differing):  # each knows a model by other numbers
+            differing = [name for name in differing if name != "model"]
         other = [
             f"{name} ({_shown(begun.get(name))} → {_shown(known.get(name))})" if name != "model" else "the model"
-            for name in dict.fromkeys((*begun, *known))
-            if begun.get(name) != known.get(name)
+            for name in differing
         ]
         if not begun or not other:
             return

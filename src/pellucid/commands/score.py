@@ -17,7 +17,7 @@ __all__ = ["score"]
 
 @options.decoding_options(
     *("length_penalty", "length_alpha", "prefix", "prefix_tokens", "forced_score", "repetition_penalty"),
-    *("max_source_length", "batch_size"),
+    *("max_source_length", "tag", "batch_size"),
 )
 def score(
     sources: Annotated[str, typer.Argument(metavar="SOURCES", help="File with a source text a line; - is stdin.")],
@@ -42,7 +42,7 @@ def score(
     For a blank source the line stays blank (in JSON: null), as translate has nothing to say to it; a blank target is
     scored like any other. Unequal numbers of lines are an error.
     """
-    from pellucid.commands.reading import CHUNK_BATCHES, chunked, open_model, read_corpus
+    from pellucid.commands.reading import CHUNK_BATCHES, choose_tag, chunked, open_model, read_corpus
     from pellucid.errors import LengthError
 
     pairs = read_corpus(sources, targets)
@@ -50,6 +50,7 @@ def score(
         translator = open_model(
             model, device, threads, source_language=source_language, target_language=target_language
         )
+        translator = choose_tag(translator, decoding)
         done = 0
         for chunk in chunked(pairs, CHUNK_BATCHES * translator.settings(**decoding).batch_size):
             real = [pair for pair in chunk if pair.source.strip()]

@@ -15,7 +15,7 @@ from pellucid.commands.terminal import open_output
 __all__ = ["trace"]
 
 
-@options.decoding_options("beam_size", "n_best", "length_penalty", "length_alpha", "max_length")
+@options.decoding_options("beam_size", "n_best", "length_penalty", "length_alpha", "max_length", "tag")
 def trace(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The source text.")],
     model: options.ModelFolder = None,
@@ -40,11 +40,12 @@ def trace(
     in docs/trace.md, to stdout or into a file; or, with --html, the page of `pellucid explore` with the document
     inside, one file that needs neither network nor server.
     """
-    from pellucid.commands.reading import open_model
+    from pellucid.commands.reading import choose_tag, open_model
 
     languages = options.given(source_language=source_language, target_language=target_language)
     translator = open_model(model, device, threads, **languages)
-    found = translator.trace(text, **decoding)
+    translator = choose_tag(translator, decoding)
+    found = translator.trace(text, **{name: value for name, value in decoding.items() if name != "tag"})
     if html is not None:
         with open_output(html) as file:
             file.write(found.to_html())

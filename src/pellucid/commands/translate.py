@@ -126,7 +126,7 @@ def translate(
     is blank, without ` ||| `; a row of an n-best list has all its fields, whatever the text.
     """
     from pellucid.commands.failures import Failures
-    from pellucid.commands.reading import CHUNK_BATCHES, count_lines, read_texts, windows
+    from pellucid.commands.reading import CHUNK_BATCHES, choose_tag, count_lines, read_texts, windows
     from pellucid.commands.resuming import model_fingerprint, open_sink
     from pellucid.data.text import describe_faults
 
@@ -158,12 +158,12 @@ def translate(
                 "--alignment-threshold": alignment_threshold is not None,
             }
         )
-        translator = open_translator()
+        translator = choose_tag(open_translator(), decoding)
         stream_lines(translator, lines, place, decoding, sys.stdout)
         return
     with open_sink(output, resume, None if texts else input) as sink:
         failures = Failures(on_error, sink.notes.get("failures", {}))
-        translator = open_translator()
+        translator = choose_tag(open_translator(), decoding)
         config = translator.settings(**decoding)
         aligner = Aligner.wanted(
             alignments, translator, PlainReporter(), config.batch_size, alignment_units, alignment_threshold
@@ -171,7 +171,8 @@ def translate(
         form = _Form(as_json, config.n_best, on_error, document, aligner)
         languages = {"source_language": source_language, "target_language": target_language}
         deciding = {**_deciding(translator, config, form, language), **languages}
-        sink.begin(lambda: {"model": model_fingerprint(translator), **deciding}, lines)
+        computing = engines.computing(translator)
+        sink.begin(lambda: {"model": model_fingerprint(translator), **computing, **deciding}, lines)
         if sink.finished:
             PlainReporter().line(f"{output} is finished: nothing is left to do (without --resume it is made anew)")
             return

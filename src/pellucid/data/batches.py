@@ -18,9 +18,10 @@ from torch import Tensor
 
 from pellucid.data.dataset import TokenDataset
 from pellucid.data.punctuation import without_final_punctuation
+from pellucid.data.tagging import tagged
 from pellucid.data.tokenizer_kinds import BOS, EOS, PAD, Tokenizer, framed
 
-__all__ = ["Batch", "BatchStream", "collate", "padded_length", "plan_epoch"]
+__all__ = ["Batch", "BatchStream", "collate", "padded_length", "plan_dataset", "plan_epoch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +160,13 @@ def plan_epoch(
     return [batches[number] for number in rng.permutation(len(batches))]
 
 
+def plan_dataset(dataset: TokenDataset, batch_tokens: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """:func:`plan_epoch` for the pairs that an epoch of a data set has; a mixture has some more than once, or not."""
+    rows = dataset.rows_of_epoch(seed, epoch)
+    plan = plan_epoch(dataset.source_lengths[rows], dataset.target_lengths[rows], batch_tokens, seed, epoch)
+    return [rows[batch] for batch in plan]
+
+
 class BatchStream:
     """Batches forever, epoch after epoch, from any position.
 
@@ -232,8 +240,7 @@ class BatchStream:
         self._plan = self._make_plan()
 
     def _make_plan(self) -> list[np.ndarray]:
-        dataset = self.dataset
-        return plan_epoch(dataset.source_lengths, dataset.target_lengths, self.batch_tokens, self.seed, self.epoch)
+        return plan_dataset(self.dataset, self.batch_tokens, self.seed, self.epoch)
 
     def _make(self, indices: np.ndarray) -> Batch:
         numbers = [int(index) for index in indices]
@@ -260,7 +267,7 @@ class BatchStream:
         else:
             ids = tokenizer.encode(text)
         longest = dataset.max_target_tokens if side else dataset.max_source_tokens
-        whole = framed(tokenizer, ids)
+        whole = framed(tokenizer if side else tagged(tokenizer, dataset.tag_of(index)), ids)
         return whole if ids and len(whole) <= longest else best
 
     def _drops(self, index: int) -> bool:

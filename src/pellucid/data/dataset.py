@@ -16,6 +16,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from pellucid.data.corpus import Pair
 from pellucid.data.report import CorpusReport
+from pellucid.data.tagging import tagged
 from pellucid.data.text import TextRules
 from pellucid.data.tokenizer_kinds import Tokenizer, framed
 from pellucid.files import recover_folder, replace_folder, write_json
@@ -80,12 +82,20 @@ class TokenDataset:
         max_source_tokens, max_target_tokens: the limits that were applied.
         texts: where the pairs' texts are.
         rules: what was done to the texts in front of the tokenizers.
+        tag: what stands in front of every source, a token of its own that is counted; empty: nothing.
         report: what was found and dropped, from reading to tokenising.
     """
 
     def __init__(
-        self, folder: Path, meta: dict[str, Any], texts: TextStore, place: str = "", rules: TextRules | None = None
+        self,
+        folder: Path,
+        meta: dict[str, Any],
+        texts: TextStore,
+        place: str = "",
+        rules: TextRules | None = None,
+        tag: str = "",
     ) -> None:
+        self.tag = tag
         self._sources = _Blob(folder, "source", meta, np.dtype(meta["source_dtype"]))
         self._targets = _Blob(folder, "target", meta, np.dtype(meta["target_dtype"]))
         self._rows = _map(folder / "rows.bin", np.dtype(np.int64), meta["pairs"])
@@ -125,6 +135,19 @@ class TokenDataset:
         """The line of the corpus that a pair comes from."""
         return self.texts.line(int(self._rows[index]))
 
+    def place(self, index: int) -> str:
+        """File and line that a pair comes from."""
+        line = f"line {self.line(index):,}"
+        return f"{self.report.place}, {line}" if self.report.place else line
+
+    def tag_of(self, index: int) -> str:
+        """What stands in front of a pair's source; empty: nothing."""
+        return self.tag
+
+    def rows_of_epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """The numbers of the pairs that an epoch has, in any order: each once."""
+        return np.arange(len(self))
+
 
 def open_texts(
     folder: Path, key: str, pairs: Callable[[], Iterable[Pair]], report: CorpusReport, progress: Progress | None = None
@@ -159,6 +182,7 @@ def open_tokens(
     report: CorpusReport,
     progress: Progress | None = None,
     rules: TextRules | None = None,
+    tag: str = "",
 ) -> TokenDataset:
     """The tokens of some rows of ``texts``; tokenised and stored in ``folder`` if they are not there.
 
@@ -167,18 +191,24 @@ def open_tokens(
         limits: most source tokens, most target tokens, largest ratio of the two; pairs beyond are dropped and counted.
         report: of these rows so far; what is dropped is added to a copy, which the data set has.
         rules: what to do to the texts first; default nothing.
+        tag: a piece of the source vocabulary to put in front of every source.
+
+    Raises:
+        TokenizerError: the vocabulary has no such piece.
     """
     rows = np.asarray(rows, dtype=np.int64)
     prints = [tokenizer.fingerprint for tokenizer in tokenizers]
     made_from = ["tokens", texts.key, hashlib.sha256(rows.tobytes()).hexdigest(), prints, limits, report.to_json()]
-    key = cache_key(*made_from, *([rules.to_json()] if rules else []))
+    before = replace(rules, tags=()) if rules else rules  # which tags there are besides changes no token
+    key = cache_key(*made_from, *([before.to_json()] if before else []), *([["tag", tag]] if tag else []))
+    tokenizers = tagged(tokenizers[0], tag), tokenizers[1]
     meta = _read_meta(folder, key)
     if meta is None:
         with replace_folder(folder) as temporary:
             counted = CorpusReport.from_json(report.to_json())
             meta = {"key": key, **_tokenise(temporary, texts, rows, tokenizers, limits, counted, progress, rules)}
             _write_meta(temporary, meta)
-    return TokenDataset(folder, meta, texts, report.place, rules)
+    return TokenDataset(folder, meta, texts, report.place, rules, tag)
 
 
 def _tokenise(
@@ -195,7 +225,7 @@ def _tokenise(
     dtypes = [np.dtype(np.uint16 if t.vocab_size <= 1 << 16 else np.int32) for t in tokenizers]
     kept = array.array("q")
     with _Writer(folder, "source", dtypes[0]) as sources, _Writer(folder, "target", dtypes[1]) as targets:
-        for done, row in enumerate(rows.tolist(), start=1):
+        for done, row in enumerate(map(int, rows), start=1):
             pair = rules.read_pair(texts.source(row), texts.target(row))
             source, target = tokenizers[0].encode(pair[0]), tokenizers[1].encode(pair[1])
             if progress is not None and done % 1000 == 0:

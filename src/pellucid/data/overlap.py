@@ -6,7 +6,7 @@ Reads a training corpus once, whole; holds 8 bytes for each of its pairs. Knows 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +74,16 @@ def find_overlap(train: TokenDataset, wanted: Set[str], progress: Callable[[int]
     return Overlap(sources, pairs, int((hashes[1:] == hashes[:-1]).sum()))
 
 
-def count_leaks(train: TokenDataset, dev: TokenDataset, progress: Callable[[int], None] | None = None) -> None:
-    """Write into dev's report which of its pairs are in train."""
-    keys = [(normalised(dev.source_text(i)), normalised(dev.target_text(i))) for i in range(len(dev))]
-    found = find_overlap(train, {source for source, _ in keys}, progress)
-    for row, key in enumerate(keys):
+def count_leaks(
+    train: TokenDataset, devs: Iterable[TokenDataset], progress: Callable[[int], None] | None = None
+) -> None:
+    """Write into the report of each development set which of its pairs are in train."""
+    keys = [
+        (dev, row, (normalised(dev.source_text(row)), normalised(dev.target_text(row))))
+        for dev in devs
+        for row in range(len(dev))
+    ]
+    found = find_overlap(train, {source for _, _, (source, _) in keys}, progress)
+    for dev, row, key in keys:
         if key in found.pairs:
             dev.report.add("leak", dev.line(row))

@@ -27,7 +27,7 @@ Kind = Literal["url", "email", "number"]
 SLOTS = 5
 """Parts of one kind that can be replaced in one text; later ones stay as they are."""
 
-_FORMAT = 1
+_FORMAT, _FORMAT_WITH_TAGS = 1, 2  # what knows only the first must not translate without the tags of the second
 _FIRST_MARKER = 0xF1000
 _EAST_ASIAN = r"\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"  # follows an address without a space
 _LETTERS = r"A-Za-z_\u00c0-\u024f\u0370-\u052f"
@@ -74,6 +74,7 @@ class TextRules:
     Args:
         source_script, target_script: Chinese script that the text of a side is converted to.
         placeholders: kinds of parts to replace, in order of precedence.
+        tags: pieces of the source vocabulary, of which one may stand in front of a source; see tagging.py.
 
     Raises:
         MissingExtraError: traditional script is asked for and OpenCC is not installed.
@@ -82,6 +83,7 @@ class TextRules:
     source_script: Script = "none"
     target_script: Script = "none"
     placeholders: tuple[Kind, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for script in (self.source_script, self.target_script):
@@ -134,12 +136,13 @@ class TextRules:
 
     def to_json(self) -> dict[str, Any]:
         """A value for JSON; :meth:`from_json` reads it back."""
-        return {
-            "format": _FORMAT,
+        value: dict[str, Any] = {
+            "format": _FORMAT_WITH_TAGS if self.tags else _FORMAT,
             "source_script": self.source_script,
             "target_script": self.target_script,
             "placeholders": list(self.placeholders),
         }
+        return value | {"tags": list(self.tags)} if self.tags else value
 
     @classmethod
     def from_json(cls, value: Any) -> TextRules:
@@ -148,14 +151,19 @@ class TextRules:
         Raises:
             TokenizerError: of another format, or not rules at all.
         """
-        if not isinstance(value, dict) or value.get("format") != _FORMAT:
-            raise TokenizerError(f"the rules for text are not of format {_FORMAT}: a newer pellucid may have made them")
+        if not isinstance(value, dict) or value.get("format") not in (_FORMAT, _FORMAT_WITH_TAGS):
+            raise TokenizerError(
+                f"the rules for text are not of format {_FORMAT} or {_FORMAT_WITH_TAGS}: a newer pellucid may have "
+                "made them"
+            )
         scripts = value.get("source_script"), value.get("target_script")
         kinds = value.get("placeholders")
         known = isinstance(kinds, list) and all(kind in get_args(Kind) for kind in kinds)
+        tags = value.get("tags", [])
+        known = known and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
         if not known or any(script not in get_args(Script) for script in scripts):
             raise TokenizerError("the rules for text are incomplete or damaged")
-        return cls(*scripts, tuple(kinds))  # type: ignore[arg-type]
+        return cls(*scripts, tuple(kinds), tuple(tags))  # type: ignore[arg-type]
 
     def _parts(self, text: str) -> Iterator[tuple[str, str, int, int]]:
         """Kind, text, start and end of what may be replaced.

@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,9 @@ _FORMAT, _FORMAT_WITH_RULES = 1, 2  # what knows only the first must not read te
 _LONGEST_LINE = 1 << 16  # bytes; longer lines do not take part in learning a vocabulary
 
 
-def train_tokenizers(config: TokenizerConfig, pairs: Iterable[tuple[str, str]]) -> tuple[Tokenizer, Tokenizer]:
+def train_tokenizers(
+    config: TokenizerConfig, pairs: Iterable[tuple[str, str]], tags: Sequence[str] = ()
+) -> tuple[Tokenizer, Tokenizer]:
     """Learn the vocabularies of both sides from (source, target) texts.
 
     The result depends on the texts and the config alone, not on threads or the machine's load.
@@ -66,6 +68,7 @@ def train_tokenizers(config: TokenizerConfig, pairs: Iterable[tuple[str, str]]) 
     Args:
         config: kinds, sizes, whether the vocabulary is joint.
         pairs: is iterated twice where there are two vocabularies; an iterator is therefore read into memory.
+        tags: pieces that the source side has besides, which no text is ever split into.
 
     Returns:
         (source, target): the same object if the vocabulary is joint.
@@ -76,17 +79,19 @@ def train_tokenizers(config: TokenizerConfig, pairs: Iterable[tuple[str, str]]) 
     if iter(pairs) is pairs:
         pairs = list(pairs)
     if config.is_joint:
-        joint = train_tokenizer(config, config.kind, (text for pair in pairs for text in pair), "the text")
+        joint = train_tokenizer(config, config.kind, (text for pair in pairs for text in pair), "the text", tags)
         return joint, joint
-    source = train_tokenizer(config, config.kind, (pair[0] for pair in pairs), "the source side")
+    source = train_tokenizer(config, config.kind, (pair[0] for pair in pairs), "the source side", tags)
     target = train_tokenizer(config, config.target_kind or config.kind, (pair[1] for pair in pairs), "the target side")
     return source, target
 
 
-def train_tokenizer(config: TokenizerConfig, kind: str, texts: Iterable[str], where: str = "the text") -> Tokenizer:
-    """Learn one vocabulary of the given kind; ``where`` names the text in errors."""
+def train_tokenizer(
+    config: TokenizerConfig, kind: str, texts: Iterable[str], where: str = "the text", tags: Sequence[str] = ()
+) -> Tokenizer:
+    """Learn one vocabulary of the given kind, with ``tags`` besides; ``where`` names the text in errors."""
     if kind == "sentencepiece":
-        return _train_sentencepiece(config, texts, where)
+        return _train_sentencepiece(config, texts, where, tags)
     cls = LIST_KINDS[kind]
     counts: Counter[str] = Counter()
     for text in texts:
@@ -96,7 +101,9 @@ def train_tokenizer(config: TokenizerConfig, kind: str, texts: Iterable[str], wh
     entries = sorted(counts, key=lambda entry: (-counts[entry], entry))
     if kind in ("characters", "letters"):
         entries = _covered(entries, counts, config.character_coverage)
-    return cls(entries)
+    if both := [tag for tag in tags if tag in counts]:
+        raise TokenizerError(f"the tag {both[0]} is a symbol of {where}, too: choose another tag")
+    return cls([*tags, *entries])
 
 
 def _covered(entries: list[str], counts: Counter[str], coverage: float) -> list[str]:
@@ -109,7 +116,9 @@ def _covered(entries: list[str], counts: Counter[str], coverage: float) -> list[
     return entries
 
 
-def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str], where: str) -> SentencePieceTokenizer:
+def _train_sentencepiece(
+    config: TokenizerConfig, texts: Iterable[str], where: str, tags: Sequence[str] = ()
+) -> SentencePieceTokenizer:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
@@ -124,6 +133,7 @@ def _train_sentencepiece(config: TokenizerConfig, texts: Iterable[str], where: s
             normalization_rule_name=config.normalization,
             remove_extra_whitespaces=config.normalization != "identity",
             user_defined_symbols=markers(config.placeholders),
+            control_symbols=list(tags),  # numbered, but never found in a text: what someone writes is no tag
             pad_id=PAD,
             unk_id=UNK,
             bos_id=BOS,

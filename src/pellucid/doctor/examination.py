@@ -12,16 +12,18 @@ import torch
 
 from pellucid.config import Config
 from pellucid.data.prepare import PreparedData
+from pellucid.data.reading import label
 from pellucid.doctor.model import check_model
 from pellucid.doctor.pairing import check_pairing
 from pellucid.doctor.results import Check
-from pellucid.doctor.scripts import check_languages, sample
+from pellucid.doctor.scripts import check_dev_languages, check_languages, sample
 from pellucid.doctor.settings import Facts, check_settings
 from pellucid.doctor.text import check_text
 from pellucid.errors import DataError
 from pellucid.model.transformer import EncoderDecoder
 from pellucid.training.log import Reporter
 from pellucid.training.runtime import resolve_device
+from pellucid.training.tuning import tune
 
 __all__ = ["examine", "guard", "quick_checks"]
 
@@ -35,12 +37,19 @@ def quick_checks(config: Config, data: PreparedData, progress: Callable[[int], N
         progress: called now and then with the number of training pairs that have been read.
     """
     facts = Facts(config, data)
-    train, dev = sample(data.train, "train"), sample(data.dev, "dev")
+    train = {name: sample(part, label("train", name)) for name, part in data.train_parts.items()}
+    dev = {name: sample(part, label("dev", name)) for name, part in data.dev_parts.items()}
     yield from check_settings(facts)
-    yield check_pairing(data.train.texts, "train")
-    if data.dev.texts is not data.train.texts:
-        yield check_pairing(data.dev.texts, "dev")
-    yield from check_languages(train, dev)
+    for name, part in data.train_parts.items():
+        yield check_pairing(part.texts, label("train", name))
+    for name, part in data.dev_parts.items():
+        if name not in data.train_parts or part.texts is not data.train_parts[name].texts:
+            yield check_pairing(part.texts, label("dev", name))
+    for name, sides in train.items():
+        yield from check_languages(sides, dev.get(name))
+    for name, sides in dev.items():
+        if name not in train:  # one development set for all corpora
+            yield from check_dev_languages(sample(data.train, "train"), sides)
     yield from check_text(config, data, train, progress)
 
 
@@ -69,6 +78,7 @@ def examine(
     model = EncoderDecoder(config.model, *sizes)
     if fill is not None:
         fill(model)
+    tune(model, config.training)
     yield from check_model(model.to(resolve_device(config.training.device)), Facts(config, data))
 
 

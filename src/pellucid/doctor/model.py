@@ -25,7 +25,7 @@ from pellucid.model.transformer import EncoderDecoder
 from pellucid.training.loss import BLOCK_TOKENS
 from pellucid.training.trainer import batch_loss
 
-__all__ = ["available_memory", "check_model", "memory_estimate"]
+__all__ = ["available_memory", "check_model", "kept_estimate", "memory_estimate"]
 
 BELOW, ABOVE = 0.5, 4.0
 """How far an untrained model's loss may be from ln V. Above it, because with tied embeddings a state resembles the
@@ -42,6 +42,8 @@ that there are, where the model is so large that they do not suffice for all ste
 KNOWN = 0.5
 """A loss that is low enough whatever it was before: a trained model may begin there."""
 FEW, MOST_TOKENS = 8, 40
+FORBIDDEN = 200.0
+"""How far below the likeliest token's logit one is that cannot be meant to be written."""
 
 
 def check_model(model: EncoderDecoder, facts: Facts) -> Iterator[Check]:
@@ -231,7 +233,8 @@ def _receives(name: str, gradient: Tensor | None) -> bool:
     if gradient is None or not bool(gradient.isfinite().all()):
         return False
     # The same number added to all scores of a query changes no attention weight: this gradient is 0 but for rounding.
-    return bool(gradient.any()) or name.endswith("key.bias")
+    # And what an adapter's A gets has passed B, which is 0 before the first update.
+    return bool(gradient.any()) or name.endswith(("key.bias", "lora_a.weight"))
 
 
 def overfits(model: EncoderDecoder, batch: Batch) -> Check:
@@ -241,8 +244,10 @@ def overfits(model: EncoderDecoder, batch: Batch) -> Check:
     start = time.perf_counter()
     loss = _token_loss(model, batch)
     first = best = loss.item()
-    steps, part = 0, ENOUGH
-    while steps < STEPS and part == ENOUGH and best > LEARNED * first and math.isfinite(loss.item()):
+    # What is frozen cannot learn, so that the rest has only to begin.
+    part = ENOUGH if all(parameter.requires_grad for parameter in model.parameters()) else BEGUN
+    steps, late = 0, False
+    while steps < STEPS and not late and best > LEARNED * first and math.isfinite(loss.item()):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         steps += 1
@@ -252,7 +257,7 @@ def overfits(model: EncoderDecoder, batch: Batch) -> Check:
         loss = _token_loss(model, batch)
         best = min(best, loss.item())
         if time.perf_counter() - start > SECONDS:
-            part = BEGUN
+            part, late = BEGUN, True
     expected = max(part * first, KNOWN)
     return judge(
         "one batch can be learned by heart",
@@ -300,12 +305,28 @@ def _largest(facts: Facts) -> tuple[int, int, int]:
 def memory_estimate(model: EncoderDecoder, facts: Facts, rows: int, source: int, target: int) -> int:
     """Bytes of weights, gradients, Adam's moments, and what is kept for the backward pass of such a batch, in float32.
 
-    What one row keeps is counted while it is computed; a batch keeps as many times that as it has rows, and twice that
-    with R-Drop, which reads it twice.
+    With R-Drop, which reads a batch twice, it keeps twice as much.
     """
     passes = 2 if facts.config.training.r_drop else 1
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    copies = 4 + bool(facts.config.training.ema_decay)  # itself, its gradient, two moments
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    copies = 3 + bool(facts.config.training.ema_decay)  # its gradient, two moments
+    vocabulary = 4 * model.target_vocab_size
+    block = 3 * min(BLOCK_TOKENS, passes * rows * target) * vocabulary + model.config.hidden_size * vocabulary
+    return weights + copies * trained + kept_estimate(model, facts, passes * rows, source, target) + block
+
+
+def kept_estimate(model: EncoderDecoder, facts: Facts, rows: int, source: int, target: int) -> int:
+    """Bytes that a batch keeps for its backward pass, in float32.
+
+    Counted of one row and of two while they are computed: the difference is every further row's, the rest belongs to
+    the batch as a whole (matrices that are put side by side).
+    """
+    one, two = (_kept_bytes(model, facts, count, source, target) for count in (1, 2))
+    return one + (rows - 1) * (two - one)
+
+
+def _kept_bytes(model: EncoderDecoder, facts: Facts, rows: int, source: int, target: int) -> int:
     kept: dict[int, int] = {}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
@@ -318,7 +339,7 @@ def memory_estimate(model: EncoderDecoder, facts: Facts, rows: int, source: int,
     device = next(model.parameters()).device
     train = facts.data.train
     tokens, prefix = (
-        torch.full((1, length), int(side[0]), dtype=torch.int64, device=device)
+        torch.full((rows, length), int(side[0]), dtype=torch.int64, device=device)
         for length, side in ((source, train.source(0)), (target, train.target(0)))
     )
     training = model.training
@@ -327,9 +348,7 @@ def memory_estimate(model: EncoderDecoder, facts: Facts, rows: int, source: int,
         states = model.decode(tokens, torch.ones_like(tokens, dtype=torch.bool), prefix)
     del states
     model.train(training)
-    vocabulary = 4 * model.target_vocab_size
-    block = 3 * min(BLOCK_TOKENS, passes * rows * target) * vocabulary + model.config.hidden_size * vocabulary
-    return copies * weights + passes * rows * sum(kept.values()) + block
+    return sum(kept.values())
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -348,9 +367,14 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _deviation(found: Tensor, expected: Tensor, where: Tensor) -> float:
-    """Largest difference of logits, in units of the largest; not a number where they are none."""
-    largest = float(expected[where].abs().max())
-    return float((found[where] - expected[where]).abs().max()) / largest if largest else math.nan
+    """Largest difference of logits, in units of the largest; not a number where they are none.
+
+    Without tokens that a bias forbids (Marian's padding): next to their logits any other is small.
+    """
+    before, after = expected[where], found[where]
+    possible = ~(before < before.amax(-1, keepdim=True) - FORBIDDEN)
+    largest = float(before[possible].abs().max())
+    return float((after - before)[possible].abs().max()) / largest if largest else math.nan
 
 
 def _others(tokens: Tensor, batch: Batch, vocab_size: int) -> Tensor:

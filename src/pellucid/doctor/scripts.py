@@ -18,7 +18,7 @@ from pellucid.data.dataset import TokenDataset
 from pellucid.data.script import Profile, profile, similarity
 from pellucid.doctor.results import Check, absent, judge, percent
 
-__all__ = ["SAMPLE", "Sides", "check_languages", "sample"]
+__all__ = ["SAMPLE", "Sides", "check_dev_languages", "check_languages", "sample"]
 
 SAMPLE = 2000
 """Pairs whose characters are looked at, evenly spread."""
@@ -47,7 +47,7 @@ class Sides:
     """A sample of a corpus.
 
     Attributes:
-        name: ``train`` or ``dev``.
+        name: ``train`` or ``dev``; with the corpus's name behind it where there are several.
         texts: the sources, the targets.
         lines: the line that each pair comes from.
         place: the file, of two aligned ones the source's.
@@ -71,15 +71,26 @@ def sample(dataset: TokenDataset, name: str, most: int = SAMPLE) -> Sides:
     return Sides(name, texts, [dataset.line(row) for row in rows], dataset.report.place)
 
 
-def check_languages(train: Sides, dev: Sides) -> Iterator[Check]:
-    """Every check of this file."""
+def check_languages(train: Sides, dev: Sides | None) -> Iterator[Check]:
+    """Every check of this file, for a corpus and its development set, if it has one of its own."""
+    if dev is not None:
+        yield from _dev_against(train, dev)
+    for sides in (train, dev):
+        if sides is not None:
+            yield from (_stray(sides, side) for side in (0, 1))
+    yield from _crossed(train)
+
+
+def check_dev_languages(train: Sides, dev: Sides) -> Iterator[Check]:
+    """A development set against all that is trained on."""
+    yield from _dev_against(train, dev)
+    yield from (_stray(dev, side) for side in (0, 1))
+
+
+def _dev_against(train: Sides, dev: Sides) -> Iterator[Check]:
     for side in (0, 1):
         yield _dev_script(train, dev, side)
         yield _dev_likeness(train, dev, side)
-    for sides in (train, dev):
-        for side in (0, 1):
-            yield _stray(sides, side)
-    yield from _crossed(train)
 
 
 def _side(number: int) -> str:
@@ -87,7 +98,7 @@ def _side(number: int) -> str:
 
 
 def _dev_script(train: Sides, dev: Sides, side: int) -> Check:
-    name = f"dev's {_side(side)} in train's script"
+    name = f"{dev.name}'s {_side(side)} in {train.name}'s script"
     first, second = _scripts(train.texts[side]), _scripts(dev.texts[side])
     if not first or not second:
         return absent(name, "no letters")
@@ -99,16 +110,16 @@ def _dev_script(train: Sides, dev: Sides, side: int) -> Check:
         name,
         foreign > OTHER_SCRIPT and written < STRAY * len(train.texts[side]),
         f"{percent(foreign, 1)} of its letters of other scripts (at most {OTHER_SCRIPT:.0%})",
-        f"dev's {_side(side)} ({dev.place}) is written in {theirs.title()} letters ({percent(second[theirs], 1)}) "
-        f"and train's in {ours.title()} ({percent(first[ours], 1)}): give data.dev a corpus of the same "
-        "languages, on the same sides",
+        f"{dev.name}'s {_side(side)} ({dev.place}) is written in {theirs.title()} letters "
+        f"({percent(second[theirs], 1)}) and {train.name}'s in {ours.title()} ({percent(first[ours], 1)}): give "
+        "data.dev a corpus of the same languages, on the same sides",
         certain=unseen,
     )
 
 
 def _dev_likeness(train: Sides, dev: Sides, side: int) -> Check:
     """Dev against a part of train that is as large, both compared with the rest of train."""
-    name = f"dev's {_side(side)} resembles train's"
+    name = f"{dev.name}'s {_side(side)} resembles {train.name}'s"
     texts, other = train.texts[side], dev.texts[side]
     if min(len(texts) // 2, len(other)) < MIN_TEXTS:
         return absent(name, f"too few texts to tell (at least {MIN_TEXTS})")
@@ -123,9 +134,9 @@ def _dev_likeness(train: Sides, dev: Sides, side: int) -> Check:
         name,
         own - found > UNLIKE,
         f"{found:.2f}, a part of train {own:.2f} (at most {UNLIKE:g} less)",
-        f"dev's {_side(side)} ({dev.place}) is unlike train's: its characters agree to {found:.2f}, those of a part of "
-        f"train to {own:.2f} (at most {UNLIKE:g} less): it is of another language or another domain, and a model "
-        "chosen by it is chosen for that: give data.dev text of the kind that the model is for",
+        f"{dev.name}'s {_side(side)} ({dev.place}) is unlike {train.name}'s: its characters agree to {found:.2f}, "
+        f"those of a part of train to {own:.2f} (at most {UNLIKE:g} less): it is of another language or another "
+        "domain, and a model chosen by it is chosen for that: give data.dev text of the kind that the model is for",
     )
 
 

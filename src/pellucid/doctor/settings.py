@@ -12,8 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from pellucid.config import Config
-from pellucid.data.batches import plan_epoch
-from pellucid.data.dataset import TokenDataset
+from pellucid.data.batches import plan_dataset
 from pellucid.data.prepare import PreparedData
 from pellucid.doctor.results import Check, absent, judge, percent
 
@@ -49,9 +48,7 @@ class Facts:
     @cached_property
     def plan(self) -> list[np.ndarray]:
         """The first epoch's batches."""
-        train = self.data.train
-        tokens = self.config.training.batch_tokens
-        return plan_epoch(train.source_lengths, train.target_lengths, tokens, self.config.seed, 0)
+        return plan_dataset(self.data.train, self.config.training.batch_tokens, self.config.seed, 0)
 
     @property
     def starts_trained(self) -> bool:
@@ -80,8 +77,8 @@ class Facts:
 
 def check_settings(facts: Facts) -> Iterator[Check]:
     """Every check of this file."""
-    for check in (_rate, _warmup, _batch, _budget, _regularisation, _r_drop, _adam, _average, _validation, _order):
-        yield check(facts)
+    yield from (check(facts) for check in (_rate, _warmup, _batch, _budget, _regularisation, _r_drop, _sampling))
+    yield from (check(facts) for check in (_adam, _average, _validation, _order))
     yield _vocabulary(facts)
     yield from _limits(facts)
     yield _repetition(facts)
@@ -145,7 +142,7 @@ def _budget(facts: Facts) -> Check:
         over > 0,
         f"{int(longest.max()):,} tokens (line {facts.data.train.line(row):,}), batch_tokens {budget:,}",
         f"{over:,} pairs of train are longer than training.batch_tokens = {budget:,} (the longest: {longest.max():,} "
-        f"tokens, {_place(facts.data.train, row)}): each makes a batch of its own that is larger than the budget: "
+        f"tokens, {facts.data.train.place(row)}): each makes a batch of its own that is larger than the budget: "
         "raise batch_tokens, or lower data.max_source_tokens and data.max_target_tokens",
     )
 
@@ -186,6 +183,21 @@ def _r_drop(facts: Facts) -> Check:
         f"training.r_drop = {weight:g} reads each batch twice with other dropout, and model.dropout, "
         "attention_dropout, ff_dropout and word_dropout are all 0: both readings are the same, at twice the cost: set "
         "model.dropout (0.1 to 0.3 is usual), or r_drop to 0",
+    )
+
+
+def _sampling(facts: Facts) -> Check:
+    training, total = facts.config.training, facts.total_updates
+    name = "scheduled sampling inside the run"
+    if not training.scheduled_sampling:
+        return absent(name, "off")
+    start = training.scheduled_sampling_start
+    return judge(
+        name,
+        start >= total,
+        f"from update {start + 1:,} of {total:,} on",
+        f"training.scheduled_sampling_start = {start:,} is not before the end of the run of {total:,} updates, so that "
+        "no token is ever replaced: lower it, raise max_updates or max_epochs, or set scheduled_sampling to 0",
     )
 
 
@@ -301,7 +313,7 @@ def _limits(facts: Facts) -> Iterator[Check]:
         len(long) > CUT * len(dev),
         f"{percent(len(long), len(dev))} longer than the limit (at most {CUT:.0%})",
         f"{len(long):,} of {len(dev):,} references of dev ({percent(len(long), len(dev))}, first: "
-        f"{_place(dev, int(long[0]) if len(long) else 0)}) are longer than {setting} lets generation become: their "
+        f"{dev.place(int(long[0]) if len(long) else 0)}) are longer than {setting} lets generation become: their "
         f"translations would be cut: raise it, the longest reference has {targets.max():,} tokens",
     )
     short = np.flatnonzero(targets < decoding.min_length + 1)
@@ -309,7 +321,7 @@ def _limits(facts: Facts) -> Iterator[Check]:
         "minimum length lets dev's references be",
         len(short) > CUT * len(dev),
         f"{percent(len(short), len(dev))} shorter than the minimum (at most {CUT:.0%})",
-        f"{len(short):,} of {len(dev):,} references of dev (first: {_place(dev, int(short[0]) if len(short) else 0)}) "
+        f"{len(short):,} of {len(dev):,} references of dev (first: {dev.place(int(short[0]) if len(short) else 0)}) "
         f"are shorter than decoding.min_length = {decoding.min_length}: translations would be drawn out: lower it",
     )
 
@@ -333,7 +345,7 @@ def _repetition(facts: Facts) -> Check:
         name,
         len(broken) > REPEATS * len(dev),
         f"{percent(len(broken), len(dev))} repeat {size} tokens (at most {REPEATS:.0%})",
-        f"{len(broken):,} of {len(dev):,} references of dev (first: {_place(dev, broken[0] if broken else 0)}) have "
+        f"{len(broken):,} of {len(dev):,} references of dev (first: {dev.place(broken[0] if broken else 0)}) have "
         f"{size} tokens twice, which decoding.no_repeat_ngram = {size} forbids: raise it (4 or more), or set it to 0",
     )
 
@@ -341,8 +353,3 @@ def _repetition(facts: Facts) -> Check:
 def _has_twice(tokens: list[int], size: int) -> bool:
     grams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
     return len(set(grams)) < len(grams)
-
-
-def _place(dataset: TokenDataset, row: int) -> str:
-    line = f"line {dataset.line(row):,}"
-    return f"{dataset.report.place}, {line}" if dataset.report.place else line

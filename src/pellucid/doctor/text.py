@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pellucid.config import Config
 from pellucid.data.corpus import corpus_files, read_pairs
+from pellucid.data.dataset import TokenDataset
 from pellucid.data.lines import STDIN
 from pellucid.data.overlap import Overlap, find_overlap, normalised
 from pellucid.data.prepare import PreparedData
+from pellucid.data.reading import label
 from pellucid.data.report import CorpusReport, Reason
 from pellucid.data.tokenizer_kinds import Tokenizer
 from pellucid.doctor.results import Check, absent, judge, percent
@@ -54,29 +56,33 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def check_text(
-    config: Config, data: PreparedData, train: Sides, progress: Callable[[int], None] | None = None
+    config: Config, data: PreparedData, train: Mapping[str, Sides], progress: Callable[[int], None] | None = None
 ) -> Iterator[Check]:
     """Every check of this file.
 
     Args:
         config: where a test corpus is.
         data: the run's text.
-        train: a sample of it.
+        train: a sample of each of its corpora, by name.
         progress: called now and then with the number of training pairs read.
     """
     corpora, instead = _corpora(config, data)
-    overlap = find_overlap(data.train, {source for rows, _ in corpora.values() for source, _ in rows}, progress)
+    wanted = {source for rows, _ in corpora.values() for source, _ in rows}
+    overlaps = {label("train", name): find_overlap(part, wanted, progress) for name, part in data.train_parts.items()}
     for which, (rows, place) in corpora.items():
-        yield _leak(which, rows, overlap, place)
+        yield _leak(which, rows, overlaps, place)
     if instead is not None:
         yield instead
-    yield _copies(data, train, overlap)
-    yield from _commonest(train)
-    yield _identical(data.train.report)
-    for report in (data.train.report, data.dev.report):
-        yield from _dropped(report)
-    yield _damaged(train)
-    yield _markup(train)
+    for name, part in data.train_parts.items():
+        sides = train[name]
+        yield _copies(part, sides, overlaps[sides.name])
+        yield from _commonest(sides)
+        yield _identical(part.report, sides.name)
+    for part in (*data.train_parts.values(), *data.dev_parts.values()):
+        yield from _dropped(part.report)
+    for sides in train.values():
+        yield _damaged(sides)
+        yield _markup(sides)
     yield from _unknown(data)
 
 
@@ -85,8 +91,10 @@ Rows = Sequence[tuple[str, str]]
 
 def _corpora(config: Config, data: PreparedData) -> tuple[dict[str, tuple[Rows, str]], Check | None]:
     """Dev and test, normalised, with the file each is in; and what is to be said where there is no test."""
-    dev = [(normalised(data.dev.source_text(i)), normalised(data.dev.target_text(i))) for i in range(len(data.dev))]
-    corpora: dict[str, tuple[Rows, str]] = {"dev": (dev, data.dev.report.place)}
+    corpora: dict[str, tuple[Rows, str]] = {}
+    for of, part in data.dev_parts.items():
+        dev = [(normalised(part.source_text(i)), normalised(part.target_text(i))) for i in range(len(part))]
+        corpora[label("dev", of)] = dev, part.report.place
     name = "test: in train, too"
     if config.data.test is None:
         return corpora, absent(name, "no data.test")
@@ -101,9 +109,9 @@ def _corpora(config: Config, data: PreparedData) -> tuple[dict[str, tuple[Rows, 
     return {**corpora, "test": (test, str(files[0]))}, None
 
 
-def _leak(which: str, rows: Rows, overlap: Overlap, place: str) -> Check:
-    both = [number for number, key in enumerate(rows) if key in overlap.pairs]
-    only = [number for number, key in enumerate(rows) if key[0] in overlap.sources]
+def _leak(which: str, rows: Rows, overlaps: Mapping[str, Overlap], place: str) -> Check:
+    both = [number for number, key in enumerate(rows) if any(key in overlap.pairs for overlap in overlaps.values())]
+    only = [n for n, key in enumerate(rows) if any(key[0] in overlap.sources for overlap in overlaps.values())]
     figure = (
         f"{percent(len(both), len(rows))} of its pairs (at most {LEAKED:.0%}), {percent(len(only), len(rows))} of its "
         f"sources (at most {LEAKED_SOURCES:.0%})"
@@ -111,7 +119,12 @@ def _leak(which: str, rows: Rows, overlap: Overlap, place: str) -> Check:
     pairwise = len(both) > LEAKED * len(rows)
     bad = pairwise or len(only) > LEAKED_SOURCES * len(rows)
     found, what = (both, "pairs") if pairwise or not bad else (only, "sources")
-    first = f"its pair {found[0] + 1:,} is in line {overlap.sources[rows[found[0]][0]]:,} of train" if found else ""
+    first = ""
+    if found:
+        key = rows[found[0]]
+        seen = (name for name, overlap in overlaps.items() if (key in overlap.pairs if found is both else True))
+        name = next(name for name in seen if key[0] in overlaps[name].sources)
+        first = f"its pair {found[0] + 1:,} is in line {overlaps[name].sources[key[0]]:,} of {name}"
     sentence = (
         f"{len(found):,} of {len(rows):,} {what} of {which} ({place}) are in train as well, without regard to case, "
         f"punctuation and spaces ({first}): scores on {which} tell what was learned by heart: take them out of train"
@@ -120,15 +133,15 @@ def _leak(which: str, rows: Rows, overlap: Overlap, place: str) -> Check:
     return Check(f"{which}: in train, too", "suspicious" if bad else "ok", figure, sentence if found else "")
 
 
-def _copies(data: PreparedData, train: Sides, overlap: Overlap) -> Check:
-    name, pairs = "train: pairs repeat", len(data.train)
+def _copies(dataset: TokenDataset, train: Sides, overlap: Overlap) -> Check:
+    name, pairs = f"{train.name}: pairs repeat", len(dataset)
     if pairs < 50:
         return absent(name, "too few pairs to tell")
     return judge(
         name,
         overlap.copies > REPEATED * pairs,
         f"{percent(overlap.copies, pairs)} (at most {REPEATED:.0%})",
-        f"{percent(overlap.copies, pairs)} of train's pairs are copies of others ({train.place}), at most "
+        f"{percent(overlap.copies, pairs)} of {train.name}'s pairs are copies of others ({train.place}), at most "
         f"{REPEATED:.0%} is usual: the file may have been joined with itself: remove the repeated lines",
     )
 
@@ -140,22 +153,22 @@ def _commonest(train: Sides) -> Iterator[Check]:
         (text, count), *_ = Counter(texts).most_common(1)
         shown = text if len(text) <= 40 else text[:40] + "…"
         yield judge(
-            f"train: one {side} for many",
+            f"{train.name}: one {side} for many",
             count > COMMONEST * len(texts),
             f"the commonest is {percent(count, len(texts))} (at most {COMMONEST:.0%})",
-            f"{percent(count, len(texts))} of train's {side}s are the same text, “{shown}” (first seen: "
+            f"{percent(count, len(texts))} of {train.name}'s {side}s are the same text, “{shown}” (first seen: "
             f"{train.at(texts.index(text))}), at most {COMMONEST:.0%} is usual: probably another column or file was "
             f"meant: check data.train",
         )
 
 
-def _identical(report: CorpusReport) -> Check:
+def _identical(report: CorpusReport, name: str) -> Check:
     count = report.count("identical")
     return judge(
-        "train: both sides the same",
+        f"{name}: both sides the same",
         count > IDENTICAL * max(1, report.read),
         f"{percent(count, report.read)} (at most {IDENTICAL:.0%})",
-        f"{count:,} of train's {report.read:,} pairs ({percent(count, report.read)}) have the same text on both sides "
+        f"{count:,} of {name}'s {report.read:,} pairs ({percent(count, report.read)}) have the same text on both sides "
         f"({_first(report, 'identical')}), at most {IDENTICAL:.0%} is usual: the model would learn to copy the source: "
         "take untranslated pairs out",
     )
@@ -193,23 +206,24 @@ def _first(report: CorpusReport, reason: Reason) -> str:
 def _damaged(train: Sides) -> Check:
     found = _where(is_damaged, train)
     return judge(
-        "train: damaged encoding",
+        f"{train.name}: damaged encoding",
         len(found) > DAMAGED * len(train.lines),
         f"{percent(len(found), len(train.lines))} of the pairs (at most {DAMAGED:.0%})",
-        f"{percent(len(found), len(train.lines))} of train's pairs have traces of UTF-8 that was read as another "
-        f"encoding (first seen: {train.at(found[0] if found else 0)}), as in Ã¼ for ü: convert the original file again",
+        f"{percent(len(found), len(train.lines))} of {train.name}'s pairs have traces of UTF-8 that was read as "
+        f"another encoding (first seen: {train.at(found[0] if found else 0)}), as in Ã¼ for ü: "
+        "convert the original file again",
     )
 
 
 def _markup(train: Sides) -> Check:
     found = _where(has_markup, train)
     return judge(
-        "train: markup in the text",
+        f"{train.name}: markup in the text",
         len(found) > DROPPED * len(train.lines),
         f"{percent(len(found), len(train.lines))} of the pairs (at most {DROPPED:.0%})",
-        f"{percent(len(found), len(train.lines))} of train's pairs have tags or entities of HTML or XML (first seen: "
-        f"{train.at(found[0] if found else 0)}), at most {DROPPED:.0%} is usual: the model would write them, too: "
-        "strip them",
+        f"{percent(len(found), len(train.lines))} of {train.name}'s pairs have tags or entities of HTML or XML (first "
+        f"seen: {train.at(found[0] if found else 0)}), at most {DROPPED:.0%} is usual: the model would write them, "
+        "too: strip them",
     )
 
 
@@ -244,7 +258,9 @@ def _unknown(data: PreparedData) -> Iterator[Check]:
 
     What is unknown in dev beyond data.max_unknown has been refused while the text was prepared.
     """
-    for name, dataset in (("train", data.train), ("dev", data.dev)):
+    parts = [(label("train", name), part) for name, part in data.train_parts.items()]
+    parts += [(label("dev", name), part) for name, part in data.dev_parts.items()]
+    for name, dataset in parts:
         for number, tokenizer in enumerate((data.source_tokenizer, data.target_tokenizer)):
             side = ("source", "target")[number]
             count = min(SAMPLE, len(dataset))

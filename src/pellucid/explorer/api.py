@@ -10,6 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -89,6 +90,7 @@ class Api:
     def __init__(self, tracer: Tracing | None, reason: str = "", recorded: Path | None = None) -> None:
         self._tracer, self._reason, self._recorded = tracer, reason, recorded
         self._traces: OrderedDict[str, Live] = OrderedDict()
+        self._starting: dict[str, Future[Live]] = {}  # what is being computed, by its request
         self._lock = threading.Lock()
 
     def model(self) -> dict[str, Any]:
@@ -112,12 +114,28 @@ class Api:
         }
 
     def start(self, body: bytes) -> dict[str, Any]:
-        """Trace what the body of a request asks for."""
+        """Trace what the body of a request asks for.
+
+        What is being computed already is waited for: a page asks for its first example, and who types the same then
+        (which aborts that question, but not its computation) must not wait for both, one after the other.
+        """
         request = _read(body)
         tracer = self._present()
         _check_text(tracer, request.text)
+        asked = request.model_dump_json()
+        with self._lock:
+            coming = self._starting.get(asked)
+            if is_first := coming is None:
+                coming = self._starting[asked] = Future()
+        if is_first:
+            try:
+                coming.set_result(tracer.start(request.model_dump(), "live"))
+            except BaseException as error:
+                coming.set_exception(error)
+            with self._lock:
+                del self._starting[asked]
         try:
-            live = tracer.start(request.model_dump(), "live")
+            live = coming.result()
         except LengthError as error:
             raise ApiError(422, "too_long", str(error)) from None
         except PellucidError as error:

@@ -11,15 +11,17 @@ Masks are boolean, True = may attend.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pellucid.model.randomness import dropout
 from pellucid.trace import AttentionEvent, AttentionUse, Observer
 
-__all__ = ["Attention", "causal_mask"]
+__all__ = ["Attention", "are_plain", "causal_mask", "linear_side_by_side", "split_heads"]
 
 
 def causal_mask(new: int, past: int, device: torch.device | None = None) -> Bool[Tensor, "1 1 T S"]:
@@ -73,11 +75,25 @@ class Attention(nn.Module):
 
     def queries(self, x: Float[Tensor, "B T M"]) -> Float[Tensor, "B H T D"]:
         """Project to H query heads."""
-        return _split(self.query(x), self.num_heads)
+        return split_heads(self.query(x), self.num_heads)
 
     def keys_values(self, x: Float[Tensor, "B S M"]) -> tuple[Float[Tensor, "B G S D"], Float[Tensor, "B G S D"]]:
         """Project to G key heads and G value heads."""
-        return _split(self.key(x), self.num_kv_heads), _split(self.value(x), self.num_kv_heads)
+        return split_heads(self.key(x), self.num_kv_heads), split_heads(self.value(x), self.num_kv_heads)
+
+    def project(
+        self, x: Float[Tensor, "B T M"]
+    ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B G T D"], Float[Tensor, "B G T D"]]:
+        """Queries, keys and values of the same states; in training in one product where that gives the same."""
+        layers = (self.query, self.key, self.value)
+        if not (self.training and are_plain(layers)):
+            return self.queries(x), *self.keys_values(x)
+        query, key, value = linear_side_by_side(x, layers)
+        return (
+            split_heads(query, self.num_heads),
+            split_heads(key, self.num_kv_heads),
+            split_heads(value, self.num_kv_heads),
+        )
 
     def forward(
         self,
@@ -91,8 +107,8 @@ class Attention(nn.Module):
         """Attend, join the heads and project; ``bias`` is added to the scaled scores.
 
         The fused kernel of PyTorch and the plain path give the same numbers (tested). The plain path runs when an
-        observer looks inside, and in training on a CPU, where the fused one in bfloat16 took 3 to 5 times as long
-        (benchmarks/NOTES.md).
+        observer looks inside, and in training on a CPU where there is anything that the fused kernel leaves to a
+        slower one (benchmarks/NOTES.md): a bias that learns, dropout, shared heads.
         """
         if observer is not None:
             heads = self._plain(query, key, value, mask, observer, bias)
@@ -100,7 +116,12 @@ class Attention(nn.Module):
             # In float32 also where the rest is bfloat16: bfloat16 products are compiled for every new shape of a batch,
             # and took about as long.
             with torch.autocast("cpu", enabled=False):
-                heads = self._plain(query.float(), key.float(), value.float(), mask, None, bias)
+                query, key, value = query.float(), key.float(), value.float()
+                if self.dropout or bias is not None or self.num_kv_heads != self.num_heads:
+                    heads = self._plain(query, key, value, mask, None, bias)
+                else:
+                    scale = None if self.scaled else 1.0
+                    heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
         else:
             heads = F.scaled_dot_product_attention(
                 query,
@@ -149,7 +170,7 @@ class Attention(nn.Module):
                 )
             )
         if self.training and self.dropout:
-            weights = F.dropout(weights, self.dropout)
+            weights = dropout(weights, self.dropout)
         grouped = weights.to(value.dtype).view(rows, self.num_kv_heads, -1, key.shape[2]) @ value
         return grouped.view(rows, self.num_heads, length, self.head_size)
 
@@ -159,5 +180,22 @@ def _biased_mask(bias: Tensor, mask: Tensor | None) -> Tensor:
     return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
-def _split(projected: Float[Tensor, "B T HD"], heads: int) -> Float[Tensor, "B H T D"]:
-    return projected.view(*projected.shape[:2], heads, -1).transpose(1, 2)
+def are_plain(layers: Sequence[nn.Module]) -> bool:
+    """Whether these are linear layers and nothing else (no adapter beside them, no hook), all with biases or none."""
+    plain = all(type(layer) is nn.Linear and not layer._forward_hooks for layer in layers)
+    return plain and len({layer.bias is None for layer in layers}) == 1
+
+
+def linear_side_by_side(x: Float[Tensor, "B T M"], layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
+    """What each of the layers makes of ``x``, in one matrix product: on a CPU wide ones are the faster."""
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    joined = F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    parts: tuple[Tensor, ...] = joined.split([layer.out_features for layer in layers], -1)
+    return parts
+
+
+def split_heads(projected: Float[Tensor, "B T HD"], heads: int) -> Float[Tensor, "B H T D"]:
+    """Take the heads apart that stand side by side."""
+    split: Tensor = projected.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return split

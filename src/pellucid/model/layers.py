@@ -6,8 +6,11 @@ Shapes: B rows, T target, S source, M model size, G key/value heads, D head size
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -17,6 +20,7 @@ from pellucid.config import ModelConfig
 from pellucid.model.attention import Attention
 from pellucid.model.cache import KVCache
 from pellucid.model.positions import NoPositions
+from pellucid.model.randomness import drawn
 from pellucid.trace import AttentionUse, Observer
 
 __all__ = ["DecoderLayer", "Dropout", "EncoderLayer", "FeedForward", "make_norm"]
@@ -26,9 +30,10 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) with cheap random bits on the CPU.
 
     PyTorch's CPU dropout draws a 53-bit uniform number for each element; here each 64-bit draw decides four, so that a
-    probability is a multiple of 1/65536 (at most 65535/65536) and the whole takes about half
-    the time (benchmarks/NOTES.md).
-    Randomness comes from PyTorch's default generator, so saving its state makes a run resume exactly.
+    probability is a multiple of 1/65536 (at most 65535/65536), and what is 16 bits wide is dropped by an integer
+    product with 0 or 1 (benchmarks/NOTES.md).
+    The bits come from SFC64, whose seed is drawn anew for each call from PyTorch's default generator, so that saving
+    the state of that one makes a run resume exactly.
     """
 
     def __init__(self, probability: float) -> None:
@@ -41,11 +46,67 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        lanes = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        apply: Callable[..., Tensor] = _Dropped.apply
+        dropped: Tensor = apply(x, *self._draw(x))
+        return dropped
+
+    def add_to(self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """x + dropout(y), in fewer passes over memory."""
+        if not self.training or self.probability == 0.0 or y.device.type != "cpu":
+            total: Tensor = x + self(y)
+            return total
+        apply: Callable[..., Tensor] = _AddedDropped.apply
+        return apply(x, y, *self._draw(y))
+
+    def _draw(self, x: Tensor) -> tuple[Tensor, float]:
+        """What stays (1, else 0; integers where ``x`` is 16 bits wide), and the factor of the rest."""
+        lanes = drawn(_lanes, x.shape, x.device)
         dropped = min(round(self.probability * 65536), 65535)
-        keep = (lanes >= dropped - 32768).to(x.dtype).mul_(65536 / (65536 - dropped))
-        return x * keep
+        keep = torch.empty(x.shape, dtype=torch.int16 if x.itemsize == 2 else x.dtype)
+        return torch.ge(lanes, dropped - 32768, out=keep), 65536 / (65536 - dropped)
+
+
+def _lanes(shape: tuple[int, ...]) -> Tensor:
+    """16 random bits for each element."""
+    count = math.prod(shape)
+    seed = int(torch.randint(2**63 - 1, ()))
+    draws = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, (count + 3) // 4, dtype=np.uint64)
+    return torch.from_numpy(draws.view(np.int16))[:count].view(shape)
+
+
+def _masked(x: Tensor, keep: Tensor) -> Tensor:
+    """x·keep; NaN and infinity that are dropped become 0 where ``keep`` holds integers."""
+    return x * keep if keep.dtype == x.dtype else (x.contiguous().view(torch.int16) * keep).view(x.dtype)
+
+
+class _Dropped(torch.autograd.Function):
+    """x·keep·scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return _masked(x, keep).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        return _masked(grad_outputs[0], *ctx.saved_tensors).mul_(ctx.scale), None, None
+
+
+class _AddedDropped(torch.autograd.Function):
+    """x + y·keep·scale, in the wider of both types."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale, ctx.dtypes = scale, (x.dtype, y.dtype)
+        wide = torch.promote_types(x.dtype, y.dtype)
+        return torch.add(x.to(wide), _masked(y, keep).to(wide), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        of_x, of_y = (grad_outputs[0].to(dtype) for dtype in ctx.dtypes)
+        return of_x, _masked(of_y, *ctx.saved_tensors).mul_(ctx.scale), None, None
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -71,7 +132,9 @@ class Sublayer(nn.Module):
         self, x: Float[Tensor, "B T M"], block: Callable[[Float[Tensor, "B T M"]], Float[Tensor, "B T M"]]
     ) -> Float[Tensor, "B T M"]:
         """Apply ``block`` inside the residual connection."""
-        y: Tensor = x + self.dropout(block(self.norm(x))) if self.pre else self.norm(x + self.dropout(block(x)))
+        if self.pre:
+            return self.dropout.add_to(x, block(self.norm(x)))
+        y: Tensor = self.norm(self.dropout.add_to(x, block(x)))
         return y
 
 
@@ -146,9 +209,9 @@ class EncoderLayer(nn.Module):
         """``mask`` is False on padding, which nothing attends to; ``bias`` is the position scheme's."""
 
         def attend(y: Tensor) -> Tensor:
-            key, value = self.attention.keys_values(y)
-            query = positions.rotate(self.attention.queries(y))
-            attended: Tensor = self.attention(query, positions.rotate(key), value, mask, observer, bias)
+            query, key, value = self.attention.project(y)
+            query, key = positions.rotate(query), positions.rotate(key)
+            attended: Tensor = self.attention(query, key, value, mask, observer, bias)
             return attended
 
         x = self.attention_sublayer(x, attend)
@@ -199,8 +262,8 @@ class DecoderLayer(nn.Module):
         start = 0 if cache is None else cache.length
 
         def attend(y: Tensor) -> Tensor:
-            key, value = self.attention.keys_values(y)
-            query, key = positions.rotate(self.attention.queries(y), start), positions.rotate(key, start)
+            query, key, value = self.attention.project(y)
+            query, key = positions.rotate(query, start), positions.rotate(key, start)
             if cache is not None:
                 key, value = cache.append(self.layer, key, value)
             attended: Tensor = self.attention(query, key, value, mask, observer, bias)

@@ -27,7 +27,7 @@ from pellucid.files import write_json
 from pellucid.model.alone import DecoderOnly
 from pellucid.model.skeleton import place, skeleton
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.model.weights import SCALES, STORAGES, Storage, is_compressible, quantize, read_weights
+from pellucid.model.weights import SCALES, STORAGES, Storage, is_compressible, quantize, read_shapes, read_weights
 from pellucid.settings import explain
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "is_model_folder",
     "load_any_model",
     "load_model",
+    "save_config",
     "save_model",
     "save_tensors",
 ]
@@ -79,6 +80,11 @@ def save_model(
     """
     tensors = dict(model.named_parameters()) if weights is None else weights
     save_tensors(folder / WEIGHTS_FILE, _compressed(tensors, storage))
+    save_config(folder, model, {**({} if storage == "float32" else {"storage": storage}), **(extra or {})})
+
+
+def save_config(folder: Path, model: EncoderDecoder | DecoderOnly, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``config.json`` alone: the architecture, vocabulary sizes, and ``extra`` entries."""
     write_json(
         folder / CONFIG_FILE,
         {
@@ -88,7 +94,6 @@ def save_model(
             "source_vocab_size": model.source_vocab_size,
             "target_vocab_size": model.target_vocab_size,
             **({"stacks": "decoder"} if isinstance(model, DecoderOnly) else {}),
-            **({} if storage == "float32" else {"storage": storage}),
             **(extra or {}),
         },
     )
@@ -156,15 +161,25 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Encode
 
 
 def load_any_model(
-    folder: Path, device: str | torch.device = "cpu"
+    folder: Path, device: str | torch.device = "cpu", weights: Mapping[str, Tensor] | None = None
 ) -> tuple[EncoderDecoder | DecoderOnly, dict[str, Any]]:
-    """Read a model of either kind; otherwise as :func:`load_model`."""
+    """Read a model of either kind; otherwise as :func:`load_model`.
+
+    Args:
+        device: on ``meta`` the model's parameters have shapes and no numbers, which are not read.
+        weights: the numbers, where they are not in the folder.
+    """
     document = _read_document(folder)
     model = _skeleton(folder, document)
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
+    if weights is None and not path.is_file():
         raise ModelFolderError(f"{folder}: {WEIGHTS_FILE} is missing; the folder is incomplete: copy it again")
-    tensors = _read_tensors(path, document.get("storage", "float32"))
+    if weights is not None:
+        tensors = dict(weights)
+    elif torch.device(device).type == "meta":
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in read_shapes(path).items()}
+    else:
+        tensors = _read_tensors(path, document.get("storage", "float32"))
     _check_tensors(path, dict(model.named_parameters()), tensors)
     place(model, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})  # mapped, not read, where it is
     return model.to(device).eval(), document

@@ -10,15 +10,15 @@ import math
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pellucid.config import ModelConfig
-from pellucid.model.attention import causal_mask
+from pellucid.model.attention import are_plain, causal_mask, linear_side_by_side, split_heads
 from pellucid.model.cache import KVCache
 from pellucid.model.layers import DecoderLayer, Dropout, EncoderLayer, make_norm
 from pellucid.model.positions import make_positions
+from pellucid.model.randomness import dropout
 from pellucid.trace import EmbeddingEvent, Observer
 
 __all__ = ["Decoder", "Encoder", "EncoderDecoder"]
@@ -36,6 +36,7 @@ class Embedder(nn.Module):
         self.norm = make_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.word_dropout = config.word_dropout
+        self.narrow = config.norm == "layernorm"  # PyTorch's RMSNorm takes no input that is narrower than its weight
 
     def forward(
         self,
@@ -52,10 +53,13 @@ class Embedder(nn.Module):
         self.positions.check(start + tokens.shape[1])
         embedded = self.embedding(tokens)
         if self.training and self.word_dropout:
-            embedded = embedded * F.dropout(embedded.new_ones(*tokens.shape, 1), self.word_dropout)
+            embedded = embedded * dropout(embedded.new_ones(*tokens.shape, 1), self.word_dropout)
         summed = self.positions.add(embedded * self.scale, start)
         if more is not None:
             summed = summed + more
+        if self.training and self.narrow and torch.is_autocast_enabled("cpu") and summed.device.type == "cpu":
+            # The whole residual stream: on a CPU a pass over it costs by its bytes (benchmarks/NOTES.md).
+            summed = summed.to(torch.get_autocast_dtype("cpu"))
         dropped: Tensor = self.dropout(self.norm(summed))
         if observer is not None:
             vectors = self.positions.vectors(tokens.shape[1], start)
@@ -124,7 +128,13 @@ class Decoder(nn.Module):
 
     def source_keys_values(self, memory: Float[Tensor, "B S M"]) -> list[tuple[Tensor, Tensor]]:
         """Each layer's cross-attention keys and values [B, G, S, D] of the encoder's states."""
-        return [cast(DecoderLayer, layer).cross_attention.keys_values(memory) for layer in self.layers]
+        attentions = [cast(DecoderLayer, layer).cross_attention for layer in self.layers]
+        projections = [layer for attention in attentions for layer in (attention.key, attention.value)]
+        if not (self.training and are_plain(projections)):
+            return [attention.keys_values(memory) for attention in attentions]
+        heads = attentions[0].num_kv_heads
+        parts = [split_heads(part, heads) for part in linear_side_by_side(memory, projections)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
 
     def forward(
         self,

@@ -12,7 +12,8 @@ Shapes: R rows, C columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +23,17 @@ from jaxtyping import Float32, Int8
 
 from pellucid.errors import ModelFolderError
 
-__all__ = ["SCALES", "STORAGES", "Storage", "Weight", "dequantize", "is_compressible", "quantize", "read_weights"]
+__all__ = [
+    "SCALES",
+    "STORAGES",
+    "Storage",
+    "Weight",
+    "dequantize",
+    "is_compressible",
+    "quantize",
+    "read_shapes",
+    "read_weights",
+]
 
 Storage = Literal["float32", "bfloat16", "int8"]
 STORAGES: tuple[str, ...] = get_args(Storage)
@@ -84,43 +95,74 @@ def read_weights(path: Path) -> dict[str, Weight]:
     Raises:
         ModelFolderError: not readable as safetensors, a type that no model of ours has, or int8 without its scales.
     """
-    try:
-        arrays = dict(_arrays(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(
-            f"{path}: not readable as safetensors ({error}); the file is damaged or cut short: copy it again"
-        ) from None
+    arrays = {name: array.float32_or_int8() for name, array in _arrays(path).items()}
     weights = {}
     for name, values in arrays.items():
         scales = arrays.get(name + SCALES)
         if values.dtype == np.int8 and (scales is None or values.ndim != 2 or scales.shape != values.shape[:1]):
             raise ModelFolderError(f"{path}: {name} is stored in int8 without a scale for each row: copy it again")
-        if not (name.endswith(SCALES) and name.removesuffix(SCALES) in arrays):
+        if not _are_scales(name, arrays):
             weights[name] = Weight(values, scales)
     return weights
 
 
-def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every array of a safetensors file: eight bytes with the size of the header, the header as JSON, the numbers."""
-    content = np.memmap(path, np.uint8, mode="r")
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    if not 8 < start <= len(content):
-        raise ValueError("its header does not fit")
-    header: dict[str, Any] = json.loads(content[8:start].tobytes())
-    if not isinstance(header, dict):
-        raise ValueError("its header is not an object")
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        dtype = np.dtype(_DTYPES[entry["dtype"]])
-        first, end = entry["data_offsets"]
-        if not 0 <= first <= end <= len(content) - start:
-            raise ValueError(f"{name} lies outside the file")
-        yield name, _numbers(content[start + first : start + end].view(dtype), entry["dtype"]).reshape(entry["shape"])
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays that :func:`read_weights` gives; no number is read.
+
+    Raises:
+        ModelFolderError: not readable as safetensors, or a type that no model of ours has.
+    """
+    shapes = {name: array.shape for name, array in _arrays(path).items()}
+    return {name: shape for name, shape in shapes.items() if not _are_scales(name, shapes)}
 
 
-def _numbers(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """As float32, but for int8."""
-    if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored if dtype in ("F32", "I8") else stored.astype(np.float32)
+def _are_scales(name: str, names: Container[str]) -> bool:
+    return name.endswith(SCALES) and name.removesuffix(SCALES) in names
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Array:
+    """An array as it lies in the file, mapped."""
+
+    stored: np.ndarray
+    dtype: str
+    shape: tuple[int, ...]
+
+    def float32_or_int8(self) -> np.ndarray:
+        """The numbers: as float32, but for int8."""
+        values = self.stored.view(_DTYPES[self.dtype])
+        if self.dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        elif self.dtype not in ("F32", "I8"):
+            values = values.astype(np.float32)
+        return values.reshape(self.shape)
+
+
+def _arrays(path: Path) -> dict[str, _Array]:
+    """Every array of a safetensors file: eight bytes with the size of the header, the header as JSON, the numbers.
+
+    Raises:
+        ModelFolderError: it is none, or an array is of another type than ours are.
+    """
+    try:
+        content = np.memmap(path, np.uint8, mode="r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        if not 8 < start <= len(content):
+            raise ValueError("its header does not fit")
+        header: dict[str, Any] = json.loads(content[8:start].tobytes())
+        if not isinstance(header, dict):
+            raise ValueError("its header is not an object")
+        return {name: _array(content[start:], name, entry) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFolderError(
+            f"{path}: not readable as safetensors ({error}); the file is damaged or cut short: copy it again"
+        ) from None
+
+
+def _array(numbers: np.ndarray, name: str, entry: dict[str, Any]) -> _Array:
+    shape, dtype, (first, end) = tuple(map(int, entry["shape"])), entry["dtype"], entry["data_offsets"]
+    if not 0 <= first <= end <= len(numbers):
+        raise ValueError(f"{name} lies outside the file")
+    if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != end - first:
+        raise ValueError(f"{name} has not as many numbers as its shape means")
+    return _Array(numbers[first:end], dtype, shape)

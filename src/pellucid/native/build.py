@@ -14,6 +14,7 @@ import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 __all__ = ["SANITIZERS", "NativeUnavailableError", "cache_folder", "compile_library", "load_library"]
 
@@ -28,7 +29,13 @@ SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recove
 
 
 class NativeUnavailableError(Exception):
-    """The engine cannot run here; the message says why, in words that fit behind "because"."""
+    """The engine cannot run here; the message says why, in words that fit behind "because".
+
+    Attributes:
+        loaded: the model in PyTorch, on the CPU, where it had to be loaded to know that.
+    """
+
+    loaded: Any = None
 
 
 def cache_folder() -> Path:
@@ -108,6 +115,8 @@ def compile_library(compiler: str, library: Path, more: tuple[str, ...] = ()) ->
             file = Path(folder) / library.name
             command = [compiler, *FLAGS, *more, str(SOURCE / "engine.cpp"), "-o", str(file)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:  # the compiler may know AMX and its assembler not
+                done = subprocess.run([*command, "-DPELLUCID_NO_AMX"], capture_output=True, text=True, check=False)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
                 raise NativeUnavailableError(f"{compiler} could not build it ({lines[0].strip()})")

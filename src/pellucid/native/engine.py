@@ -10,7 +10,6 @@ import ctypes
 import json
 import math
 import mmap
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,29 +20,28 @@ from numpy.typing import NDArray
 
 from pellucid.config import DecodingConfig, ModelConfig
 from pellucid.decoding.hypothesis import Hypothesis
-from pellucid.decoding.next_tokens import ArrayNextTokens
 from pellucid.decoding.rules import Sentence, TokenRules
 from pellucid.decoding.search import SearchStats
-from pellucid.decoding.step import Ints
-from pellucid.errors import ModelFolderError, PellucidError
+from pellucid.errors import LengthError, ModelFolderError, PellucidError
+from pellucid.machine import free_memory
+from pellucid.native.arguments import flat, tokens_within
 from pellucid.native.build import load_library
-from pellucid.native.packing import PACK_VERSION
+from pellucid.native.calls import SHORT, STATUS, Handle, declared, interruptible, pointer
+from pellucid.native.packing import PACK_VERSION, unsupported
+from pellucid.native.step import NativeStep
 
-__all__ = ["NativeModel", "NativeStep", "searches_natively"]
+__all__ = ["NativeModel", "searches_natively"]
 
-Numbers32 = NDArray[np.int32]
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_tanh": 2, "silu": 3, "reglu": 0, "geglu": 1, "geglu_tanh": 2, "swiglu": 3}
 PENALTIES = {"average": 0, "power": 1, "gnmt": 2, "none": 3}
 STOPS = {"exact": 0, "first_k": 1, "top": 2, "heuristic": 3}
 OUTPUT_BIAS = -3
 """Its place among the tensors: behind it are the two tables of learned positions."""
-SHORT = 200
-"""Positions of source and output up to which one text is searched without looking for Ctrl-C."""
-
-STATUS = {
-    1: "the model's log-probabilities contain NaN: its weights or its input are broken; check the checkpoint",
-    3: "out of memory: lower batch_size or beam_size, or split long texts",
-}
+PRECISIONS = ("float32", "int8")
+MOST_BYTES = 4 << 30
+"""Of keys and values in one search, of all workers together; less where less is free (:func:`_most_bytes`)."""
+SURE_BYTES = 256 << 20
+"""Taken without asking what is free."""
 
 
 def searches_natively(config: DecodingConfig, rules: TokenRules) -> bool:
@@ -64,34 +62,43 @@ class NativeModel:
     Args:
         path: what :func:`~pellucid.native.packing.pack` wrote.
 
+    Attributes:
+        most_bytes: that the keys and values of any search so far have taken.
+
     Raises:
         NativeUnavailableError: the engine cannot run here.
         ModelFolderError: the file is damaged, or of another version.
     """
 
     def __init__(self, path: Path) -> None:
-        self._library = _declared(load_library())
+        self._library = declared(load_library())
         header, start, self._mapped = _map(path)
-        self.config = ModelConfig.model_validate(header["model"])
+        self.config: ModelConfig = header["model"]
         self.source_vocab_size, self.target_vocab_size = header["sizes"]
         self.precision: str = header["precision"]
         self.weight_bytes = self._mapped.nbytes
-        base = self._mapped.ctypes.data + start
-        self._pointers = (ctypes.c_void_p * len(header["tensors"]))(
-            *(None if place is None else base + place[0] for place in header["tensors"])
-        )
-        self._tables = [self._table(header["tensors"][place], start) for place in (-2, -1)]
-        self._c_sizes = self._sizes(header["packed_tables"])
-        self._handle = ctypes.c_void_p(self._library.pellucid_model_new(self._c_sizes, self._reals(), self._pointers))
+        self.most_bytes = 0
+        places, base = header["tensors"], self._mapped.ctypes.data + start
+        self._pointers = (ctypes.c_void_p * len(places))(*(None if one is None else base + one[0] for one in places))
+        self._lengths = (ctypes.c_int64 * len(places))(*(0 if one is None else one[1] for one in places))
+        self._c_sizes = self._sizes(header["half_cache"], header["packed_tables"])
+        self._handle = self._opened(self._pointers)
+        tables = [self._table(places[side], start) for side in (-2, -1)]
+        learned = all(table is not None for table in tables)
+        if not self._handle.pointer or learned != (self.config.positions == "learned"):
+            raise _damaged(path)
+        self._tables = tables
 
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.pellucid_model_delete(self._handle)
-            self._handle = ctypes.c_void_p()
+    def _opened(self, pointers: Any, *kept: Any) -> Handle:
+        count = len(pointers) - 2  # what is behind is read here
+        return Handle(
+            self._library, (self._c_sizes, self._reals(), pointers, self._lengths, count), self._mapped, *kept
+        )
 
     @contextmanager
     def restricted(self, tokens: Sequence[int]) -> Iterator[None]:
-        """Inside, every other token is impossible: a logit of -inf. For checks; no call may be running."""
+        """Inside, every other token is impossible: a logit of -inf. For checks; in one thread."""
+        tokens = tokens_within(tokens, self.target_vocab_size, "tokens that stay possible").tolist()
         bias = np.full(-(-self.target_vocab_size // 64) * 64, -np.inf, np.float32)
         kept = np.ctypeslib.as_array(
             ctypes.cast(ctypes.c_void_p(self._pointers[OUTPUT_BIAS]), ctypes.POINTER(ctypes.c_float)), bias.shape
@@ -100,18 +107,17 @@ class NativeModel:
         pointers = type(self._pointers)(*self._pointers)
         pointers[OUTPUT_BIAS] = bias.ctypes.data
         before = self._handle
-        self._handle = ctypes.c_void_p(self._library.pellucid_model_new(self._c_sizes, self._reals(), pointers))
+        self._handle = self._opened(pointers, bias)
         try:
             yield
         finally:
-            self._library.pellucid_model_delete(self._handle)
             self._handle = before
 
-    def _sizes(self, packed: Sequence[bool]) -> Any:
-        config, is_bytes = self.config, self.precision == "int8"
+    def _sizes(self, half_cache: bool, packed: Sequence[bool]) -> Any:
+        config = self.config
         numbers = [
-            is_bytes,
-            is_bytes,
+            self.precision == "int8",
+            half_cache,
             config.hidden_size,
             config.encoder_layers,
             config.decoder_layers,
@@ -134,8 +140,8 @@ class NativeModel:
             return None
         first = start + place[0]
         width = -(-self.config.hidden_size // 64) * 64
-        table: NDArray[np.float32] = self._mapped[first : first + place[1]].view(np.float32).reshape(-1, width)
-        return table
+        numbers = self._mapped[first : first + place[1]].view(np.float32)
+        return numbers.reshape(-1, width) if len(numbers) == (self.config.max_positions or 0) * width else None
 
     def content(self) -> memoryview:
         """Everything that decides about what it computes, as bytes."""
@@ -147,7 +153,13 @@ class NativeModel:
         return self.config.max_positions if self.config.positions == "learned" else None
 
     def positions(self, side: int, length: int) -> NDArray[np.float32] | None:
-        """Vectors [at least ``length``, M] that are added to embeddings: of the source (0) or the target (1)."""
+        """Vectors [at least ``length``, M] that are added to embeddings: of the source (0) or the target (1).
+
+        Raises:
+            LengthError: there are fewer.
+        """
+        if self.max_length is not None and length > self.max_length:
+            raise LengthError.beyond_positions(length, self.max_length)
         table = self._tables[side]
         if self.config.positions == "sinusoidal" and (table is None or len(table) < length):
             rows = max(256, 2 * length)
@@ -172,42 +184,50 @@ class NativeModel:
             workers: threads; each takes sentences as its own end, at most ``batch_size`` at a time.
 
         Raises:
-            PellucidError: the model gave NaN, or memory ran out.
+            LengthError: a source or a limit is beyond the model's learned positions.
+            PellucidError: the model gave NaN, or memory ran out; a source is empty, a token is none of the model's, or
+                there are not as many sentences as sources.
         """
+        if len(sentences) != len(sources):
+            raise PellucidError(f"{len(sources)} sources and {len(sentences)} sentences: give one for each")
+        size = self.target_vocab_size
         limits = np.array([sentence.limit for sentence in sentences], np.int64)
-        tokens, starts = _flat(sources)
-        prefixes, prefix_starts = _flat([sentence.prefix for sentence in sentences])
-        forbidden = np.array(
-            [t for t in range(self.target_vocab_size) if not rules.permits(t)]
-            if rules.allowed is not None
-            else sorted(set(rules.forbidden)),
-            np.int32,
-        )
+        if (limits < 1).any():
+            raise PellucidError(
+                f"sentence {int((limits < 1).argmax()) + 1} has no room for a token: its limit is below 1"
+            )
+        tokens, starts = self._sources(sources)
+        prefixes, prefix_starts = flat([sentence.prefix for sentence in sentences], size, "prefix")
+        listed = [t for t in range(size) if not rules.permits(t)] if rules.allowed is not None else rules.forbidden
+        forbidden = tokens_within(sorted(set(listed)), size, "forbidden tokens")
+        tokens_within([rules.bos_id, rules.eos_id], size, "the first and the last token")
         numbers = [settings.beam_size, settings.n_best, rules.eos_id, PENALTIES[settings.length_penalty]]
         numbers += [STOPS[settings.stop], settings.beam == "full", settings.min_length, settings.forced_score == "free"]
         numbers += [settings.force_end, rules.bos_id, max(1, workers), settings.batch_size]
+        numbers.append(_most_bytes(settings.beam_size * self._bytes_for(len(tokens), int(limits.sum()))))
         stop, status = ctypes.c_int32(0), ctypes.c_int64(0)
         source_table = self.positions(0, max(map(len, sources), default=1))
         target_table = self.positions(1, int(limits.max(initial=1)))
+        handle = self._handle
         arguments = (
-            self._handle,
-            _pointer(source_table),
-            _pointer(target_table),
-            _pointer(tokens),
-            _pointer(starts),
-            _pointer(limits),
-            _pointer(prefixes),
-            _pointer(prefix_starts),
+            handle.pointer,
+            pointer(source_table),
+            pointer(target_table),
+            pointer(tokens),
+            pointer(starts),
+            pointer(limits),
+            pointer(prefixes),
+            pointer(prefix_starts),
             len(sources),
             (ctypes.c_int64 * len(numbers))(*map(int, numbers)),
             settings.length_alpha,
-            _pointer(forbidden),
+            pointer(forbidden),
             len(forbidden),
             ctypes.byref(stop),
             ctypes.byref(status),
         )
         kept = (
-            self,
+            handle,
             source_table,
             target_table,
             tokens,
@@ -220,18 +240,32 @@ class NativeModel:
             status,
         )
         long = len(sources) > 1 or len(tokens) + int(limits.max(initial=1)) > SHORT
-        results = ctypes.c_void_p(_interruptible(self._library.pellucid_search, arguments, kept, stop, long))
+        drop = self._library.pellucid_results_delete
+        results = ctypes.c_void_p(interruptible(self._library.pellucid_search, arguments, kept, stop, long, drop))
         try:
             if status.value:
                 raise PellucidError(STATUS[status.value])
             return self._collected(results, len(sources), stats)
         finally:
-            self._library.pellucid_results_delete(results)
+            drop(results)
+
+    def _sources(self, sources: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """All their tokens, and where each begins."""
+        tokens, starts = flat(sources, self.source_vocab_size, "source")
+        if (empty := np.flatnonzero(np.diff(starts) == 0)).size:
+            raise PellucidError(f"source {empty[0] + 1} is empty: it has at least its end token")
+        return tokens, starts
+
+    def _bytes_for(self, *positions: int) -> int:
+        """At most taken by the keys and values of so many positions, each a source's or a target's of one beam."""
+        keys = max(self.config.self_kv_heads, self.config.cross_kv_heads) * (self.config.head_size + 15)
+        return sum(positions) * self.config.decoder_layers * 8 * keys
 
     def _collected(self, results: Any, count: int, stats: SearchStats) -> list[list[Hypothesis]]:
-        sizes = (ctypes.c_int64 * 9)()
+        sizes = (ctypes.c_int64 * 8)()
         self._library.pellucid_results_sizes(results, sizes)
-        hypotheses, tokens, logprobs, steps, rows, sentence_steps, settled_steps, *_ = sizes
+        hypotheses, tokens, logprobs, steps, rows, sentence_steps, settled_steps, most_bytes = sizes
+        self.most_bytes = max(self.most_bytes, most_bytes)
         counts, lengths, ended = (
             np.empty(count, np.int64),
             np.empty(hypotheses, np.int64),
@@ -239,7 +273,7 @@ class NativeModel:
         )
         scores, ids, logs = np.empty(hypotheses), np.empty(tokens, np.int32), np.empty(logprobs, np.float32)
         arrays = (counts, lengths, ended, scores, ids, logs)
-        self._library.pellucid_results_copy(results, *[_pointer(array) for array in arrays])
+        self._library.pellucid_results_copy(results, *[pointer(array) for array in arrays])
         stats.sentences += count
         stats.steps += steps
         stats.rows += rows
@@ -263,91 +297,56 @@ class NativeModel:
         return found
 
     def start(self, sources: Sequence[Sequence[int]], longest: int) -> NativeStep:
-        """The step function of a batch, for at most ``longest`` steps."""
-        return NativeStep(self, self._library, self._handle, sources, longest)
+        """The step function of a batch, for at most ``longest`` steps.
 
-
-class NativeStep:
-    """A :class:`~pellucid.decoding.step.StepFunction` of the engine: one sentence's beams share its source's keys.
-
-    Args:
-        model: kept alive.
-        library, handle: its own.
-        sources: token numbers, none of them empty.
-        longest: the most steps there will be.
-    """
-
-    def __init__(
-        self, model: NativeModel, library: Any, handle: Any, sources: Sequence[Sequence[int]], longest: int
-    ) -> None:
-        self._model, self._library = model, library
-        tokens, starts = _flat(sources)
-        self._positions = model.positions(0, max(map(len, sources))), model.positions(1, longest)
-        pointers = [_pointer(table) for table in self._positions]
-        self._batch = ctypes.c_void_p(
-            library.pellucid_batch_new(handle, *pointers, _pointer(tokens), _pointer(starts), len(sources))
-        )
-        if not self._batch:
-            raise PellucidError(STATUS[3])
-
-    def __del__(self) -> None:
-        if getattr(self, "_batch", None):
-            self._library.pellucid_batch_delete(self._batch)
-            self._batch = ctypes.c_void_p()
-
-    def __call__(self, tokens: Ints) -> ArrayNextTokens:
-        """log p of every next token, after one more token per row."""
-        given = np.ascontiguousarray(tokens, np.int32)
-        logprobs = np.empty((self._library.pellucid_batch_rows(self._batch), self._model.target_vocab_size), np.float32)
-        assert len(given) == len(logprobs)
-        self._check(self._library.pellucid_batch_step(self._batch, _pointer(given), _pointer(logprobs)))
-        return ArrayNextTokens(logprobs)
-
-    def reorder(self, parents: Ints) -> None:
-        """Row r goes on from what was row ``parents[r]``."""
-        given = np.ascontiguousarray(parents, np.int64)
-        self._check(self._library.pellucid_batch_reorder(self._batch, _pointer(given), len(given)))
-
-    def select(self, sentences: Ints) -> None:
-        """Keep only these sentences."""
-        given = np.ascontiguousarray(sentences, np.int64)
-        self._check(self._library.pellucid_batch_select(self._batch, _pointer(given), len(given)))
-
-    def allocated_bytes(self) -> tuple[int, int]:
-        """Bytes of keys and values: of the sources, and of what has been written."""
-        source, past = ctypes.c_int64(), ctypes.c_int64()
-        self._library.pellucid_batch_bytes(self._batch, ctypes.byref(source), ctypes.byref(past))
-        return source.value, past.value
-
-    def _check(self, status: int) -> None:
-        if status:
-            raise PellucidError(STATUS[status])
+        Raises:
+            LengthError: a source is beyond the model's learned positions.
+            PellucidError: a source is empty, a token is none of the model's, or memory ran out.
+        """
+        found = self._sources(sources)
+        longest_source = int(np.diff(found[1]).max(initial=1))
+        tables = self.positions(0, longest_source), self.positions(1, min(longest, self.max_length or longest))
+        most = longest, self.max_length
+        return NativeStep(self._library, self._handle, tables, found, self.target_vocab_size, most)
 
 
 def _map(path: Path) -> tuple[dict[str, Any], int, NDArray[np.uint8]]:
+    """What is written at the head of the file, where its tensors begin, and all of its bytes."""
     try:
         with path.open("rb") as file:
             mapped = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         length = int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8 : 8 + length].tobytes())
-        ends = [sum(place) for place in header["tensors"] if place is not None]
-        whole = header["version"] == PACK_VERSION and 8 + length + max(ends) <= len(mapped)
-    except (OSError, ValueError, KeyError, TypeError):
+        header["model"] = ModelConfig.model_validate(header["model"])
+        places = [place for place in header["tensors"] if place is not None]
+        room = len(mapped) - 8 - length
+        whole = (
+            header["version"] == PACK_VERSION
+            and length % 64 == 56
+            and all(first >= 0 and first % 64 == 0 and size >= 0 and first + size <= room for first, size in places)
+            and unsupported(header["model"]) is None
+            and all(size > 0 for size in header["sizes"])
+            and len(header["tensors"]) >= -OUTPUT_BIAS
+            and (len(header["sizes"]), len(header["packed_tables"]), header["precision"] in PRECISIONS) == (2, 2, True)
+            and isinstance(header["half_cache"], bool)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise ModelFolderError(f"{path}: packed weights that are damaged or of another version: delete the file")
+        raise _damaged(path)
     return header, 8 + length, mapped
 
 
-def _flat(lists: Sequence[Sequence[int]]) -> tuple[Numbers32, NDArray[np.int64]]:
-    """All numbers one after the other, and where each list begins; and the end."""
-    starts = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(one) for one in lists], out=starts[1:])
-    return np.array([number for one in lists for number in one], np.int32), starts
+def _damaged(path: Path) -> ModelFolderError:
+    return ModelFolderError(f"{path}: packed weights that are damaged or of another version: delete the file")
 
 
-def _pointer(array: NDArray[Any] | None) -> Any:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+def _most_bytes(needed: int) -> int:
+    """What the keys and values of a search may take that would never need more than ``needed``."""
+    if needed <= SURE_BYTES:
+        return MOST_BYTES
+    free = free_memory()
+    return MOST_BYTES if free is None else min(MOST_BYTES, max(SURE_BYTES, free // 2))
 
 
 def _sines(length: int, config: ModelConfig) -> NDArray[np.float32]:
@@ -367,60 +366,3 @@ def _sines(length: int, config: ModelConfig) -> NDArray[np.float32]:
     else:
         table[:, 0:M:2], table[:, 1:M:2] = np.sin(angles), np.cos(angles)
     return table
-
-
-def _interruptible(function: Any, arguments: tuple[Any, ...], kept: tuple[Any, ...], stop: Any, long: bool) -> Any:
-    """Call ``function`` so that Ctrl-C ends a long call: the engine looks at ``stop`` at every step.
-
-    ``kept`` is what ``arguments`` point into; the thread holds it for as long as it runs. Not Thread.join: interrupted,
-    it takes the thread to have ended (bpo-45274).
-    """
-    if not long or threading.current_thread() is not threading.main_thread():
-        return function(*arguments)
-    answer: list[Any] = []
-    done = threading.Event()
-
-    def call(_kept: tuple[Any, ...] = kept) -> None:
-        try:
-            answer.append(function(*arguments))
-        finally:
-            done.set()
-
-    threading.Thread(target=call, daemon=True).start()
-    interrupt: BaseException | None = None
-    while not done.is_set():
-        try:
-            done.wait()
-        except BaseException as error:
-            stop.value, interrupt = 1, error
-    if interrupt is not None:
-        raise interrupt
-    return answer[0]
-
-
-_POINTER, _INT64 = ctypes.c_void_p, ctypes.c_int64
-_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "model_new": (_POINTER, [_POINTER] * 3),
-    "model_delete": (None, [_POINTER]),
-    "batch_new": (_POINTER, [*[_POINTER] * 5, _INT64]),
-    "batch_delete": (None, [_POINTER]),
-    "batch_rows": (_INT64, [_POINTER]),
-    "batch_bytes": (None, [_POINTER] * 3),
-    "batch_step": (_INT64, [_POINTER] * 3),
-    "batch_reorder": (_INT64, [_POINTER, _POINTER, _INT64]),
-    "batch_select": (_INT64, [_POINTER, _POINTER, _INT64]),
-    "search": (
-        _POINTER,
-        [*[_POINTER] * 8, _INT64, _POINTER, ctypes.c_double, _POINTER, _INT64, _POINTER, _POINTER],
-    ),
-    "results_sizes": (None, [_POINTER] * 2),
-    "results_copy": (None, [_POINTER] * 7),
-    "results_delete": (None, [_POINTER]),
-}
-
-
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, f"pellucid_{name}")
-        function.restype, function.argtypes = result, arguments
-    return library

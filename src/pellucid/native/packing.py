@@ -8,6 +8,7 @@ Shapes: N outputs, K inputs (both padded to multiples of 64), M model size, H qu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,11 @@ __all__ = ["PACK_VERSION", "Precision", "expected_shapes", "pack", "unsupported"
 
 Precision = Literal["float32", "int8"]
 Array = NDArray[Any]
-PACK_VERSION = 1
+PACK_VERSION = 2
 PANEL = 64
 LARGEST_HEAD = 128
+LARGEST_HALF = 32_000
+"""Keys and values that may be larger stay in 32 bits: 16 bits hold up to 65,504, and rounding to int8 moves them."""
 
 
 def unsupported(config: ModelConfig) -> str | None:
@@ -128,6 +131,7 @@ def pack(
         "model": config.model_dump(mode="json"),
         "sizes": sizes,
         "packed_tables": packer.packed_tables,
+        "half_cache": precision == "int8" and _largest_key(weights, config) <= LARGEST_HALF,
         "tensors": index,
     }
     head = json.dumps(header).encode()
@@ -137,6 +141,54 @@ def pack(
         while block := rest.read(1 << 22):
             file.write(block)
     body.unlink()
+
+
+def _largest_key(weights: Mapping[str, Array], config: ModelConfig) -> float:
+    """A bound of what the decoder's keys and values can be, whatever the text: |w · x + b| ≤ |w| |x| + |b|.
+
+    All but the first layer of a post-norm decoder without a norm of embeddings project what a norm has just given:
+    its |x| is at most the largest gain times √M, and the length of the shift.
+    """
+    M = config.hidden_size
+
+    def norm(name: str) -> float:
+        shift = weights.get(f"{name}.bias")
+        gain = float(np.abs(weights[f"{name}.weight"]).max()) * math.sqrt(M)
+        return gain + (0.0 if shift is None else float(np.linalg.norm(shift.astype(np.float64))))
+
+    def projected(attention: str, length: float) -> float:
+        largest = 0.0
+        for part in ("key", "value"):
+            rows = np.linalg.norm(weights[f"{attention}.{part}.weight"].astype(np.float64), axis=1)
+            bias = np.abs(weights.get(f"{attention}.{part}.bias", np.zeros(1)))
+            largest = max(largest, float((rows * length + bias).max()))
+        return largest
+
+    pre = config.norm_placement == "pre"
+    last = f"encoder.layers.{config.encoder_layers - 1}.feed_forward_sublayer.norm"
+    read = norm("encoder.norm" if pre else last)
+    largest = 0.0
+    for number in range(config.decoder_layers):
+        layer = f"decoder.layers.{number}"
+        if pre:
+            length = norm(f"{layer}.attention_sublayer.norm")
+        elif number:
+            length = norm(f"decoder.layers.{number - 1}.feed_forward_sublayer.norm")
+        else:
+            length = norm("decoder.embedder.norm") if config.embedding_norm else _longest_embedding(weights, config)
+        largest = max(largest, projected(f"{layer}.attention", length), projected(f"{layer}.cross_attention", read))
+    return largest
+
+
+def _longest_embedding(weights: Mapping[str, Array], config: ModelConfig) -> float:
+    """A bound of the length of a token's vector and its position's, of any side."""
+    longest = {"embedding": 0.0, "positions": math.sqrt(config.hidden_size)}  # a sine is at most 1
+    for name, weight in weights.items():
+        if name == "output.weight" or name.endswith((".embedding.weight", ".positions.table")):
+            part = "positions" if name.endswith("table") else "embedding"
+            longest[part] = max(longest[part], float(np.linalg.norm(weight.astype(np.float64), axis=1).max()))
+    scale = math.sqrt(config.hidden_size) if config.scale_embeddings else 1.0
+    return longest["embedding"] * scale + longest["positions"]
 
 
 class _Packer:

@@ -79,7 +79,7 @@ def save_state(
     if torch.cuda.is_available():
         tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     for name, parameter in model.named_parameters():
-        if average is not None:
+        if average is not None and name in average.weights:
             tensors[f"weights.{name}"] = parameter
         moments = optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
@@ -116,10 +116,14 @@ def load_state(
         raise ModelFolderError(f"{path}: not readable ({error}); the checkpoint is damaged") from None
     try:
         with torch.no_grad():
+            parameters = dict(model.named_parameters())
             if average is not None:
-                average.load(dict(model.named_parameters()))
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(tensors[f"weights.{name}"])
+                average.load(parameters)
+            # Where there are none, nothing has been averaged so far, and the weights of ``folder`` are the raw ones.
+            if any(name.startswith("weights.") for name in tensors):
+                for name, parameter in parameters.items():
+                    if parameter.requires_grad:
+                        parameter.copy_(tensors[f"weights.{name}"])
         for name, parameter in model.named_parameters():
             if f"step.{name}" in tensors:
                 # Adam keeps its step counter where the fused kernel wants it: on the parameter's device.

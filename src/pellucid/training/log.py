@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pellucid.files import write_text
 
-__all__ = ["Reporter", "RunLog", "Silent", "training_line", "validation_line"]
+__all__ = ["NoLog", "Reporter", "RunLog", "Silent", "training_line", "validation_line"]
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -43,6 +43,16 @@ class Silent:
         """Nothing."""
 
     def progress(self, task: str, done: int, total: int) -> None:
+        """Nothing."""
+
+
+class NoLog:
+    """Of a process that writes nothing, since another one does."""
+
+    def record(self, kind: str, update: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 
@@ -132,5 +142,5 @@ def training_line(update: int, total: int, values: Mapping[str, Any]) -> str:
 
 def validation_line(update: int, values: Mapping[str, float], verdict: str) -> str:
     """One validation: every metric, and whether it is a new best."""
-    metrics = "  ".join(f"{name} {value:.{3 if name == 'loss' else 2}f}" for name, value in values.items())
+    metrics = "  ".join(f"{name} {value:.{3 if name.startswith('loss') else 2}f}" for name, value in values.items())
     return f"validation at update {update:,}  {metrics}  {verdict}"

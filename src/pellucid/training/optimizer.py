@@ -61,20 +61,24 @@ def learning_rate(config: TrainingConfig, update: int, total_updates: int) -> fl
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters (Polyak & Juditsky 1992; decay as in Morishita et al.).
+    """Exponential moving average of what is trained (Polyak & Juditsky 1992; decay as in Morishita et al.).
 
     The decay of update t is min(decay, (1 + t)/(10 + t)), so that the first, random weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        # What is frozen stays as it is, and so would its average.
+        self.weights = {
+            name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module, update: int) -> None:
         """Take in the weights after a 1-based update."""
         decay = min(self.decay, (1 + update) / (10 + update))
-        current = [parameter.detach() for parameter in model.parameters()]
+        parameters = dict(model.named_parameters())
+        current = [parameters[name].detach() for name in self.weights]
         torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +24,25 @@ from torch import Tensor
 
 from pellucid.config import TrainingConfig
 from pellucid.data.batches import Batch, BatchStream
-from pellucid.errors import TrainingError
-from pellucid.files import replace_folder
+from pellucid.errors import ConfigError, TrainingError
+from pellucid.files import present_folder, replace_folder
 from pellucid.model.storage import save_model
 from pellucid.model.transformer import EncoderDecoder
-from pellucid.training.checkpoint import Progress, has_state, load_progress, load_state, save_state
-from pellucid.training.log import Reporter, RunLog, training_line, validation_line
+from pellucid.training.checkpoint import MOMENTS, Progress, has_state, load_progress, load_state, save_state
+from pellucid.training.log import NoLog, Reporter, RunLog, training_line, validation_line
 from pellucid.training.loss import r_drop_loss, token_loss
 from pellucid.training.optimizer import WeightAverage, learning_rate, make_optimizer
+from pellucid.training.parallel import Processes, ProcessLostError
+from pellucid.training.scheduled_sampling import mixed_batch, sampled_share
 
-__all__ = ["Trainer", "batch_loss"]
+__all__ = ["Trainer", "WeightWriter", "batch_loss"]
+
+ORDER_OF_BATCHES = {"seed", "training.batch_tokens"}
+"""Settings that decide which pairs are in which batch of an epoch."""
+
+STOPPING = "stopping after this update; the checkpoint is being saved (once more: stop now)"
+
+WeightWriter = Callable[[Path, EncoderDecoder, Mapping[str, Tensor] | None, Mapping[str, Any]], None]
 
 
 def batch_loss(
@@ -77,6 +86,9 @@ class Trainer:
         write_extras: writes into a model folder what belongs to it beside the weights (tokenizer, ...).
         model_settings: further entries of the model folder's ``config.json``.
         reporter: shows a person what is going on.
+        write_weights: writes a model folder's weights and ``config.json``; :func:`save_model`, or what does the same
+            of adapters alone.
+        processes: those that train together; each has a trainer, and only the first one's writes, measures and reports.
     """
 
     model: EncoderDecoder
@@ -88,6 +100,8 @@ class Trainer:
     write_extras: Callable[[Path], None]
     model_settings: Mapping[str, Any]
     reporter: Reporter
+    write_weights: WeightWriter = save_model
+    processes: Processes = field(default_factory=Processes)
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -100,6 +114,7 @@ class Trainer:
         self.total_updates = self._count_updates(batches_per_epoch)
         self.validate_every = self.config.validate_every or max(1, batches_per_epoch // self.config.accumulate)
         self._stop_signal: int | None = None
+        self._stop_agreed = False
         self._saved_update = 0
 
     def _count_updates(self, batches_per_epoch: int) -> int:
@@ -112,6 +127,29 @@ class Trainer:
         self.progress = load_state(self.folder / "last", self.model, self.optimizer, self.average)
         self._saved_update = self.progress.update
 
+    def take_changes(self, changes: Collection[str]) -> None:
+        """Go on from the state of :meth:`resume` with other settings; it is kept, so that a kill changes nothing.
+
+        Where the order of batches is another one, the epoch that was under way ends. A run that had finished goes on.
+
+        Args:
+            changes: names of settings.
+
+        Raises:
+            ConfigError: the new settings leave nothing to do.
+        """
+        progress = self.progress
+        if progress.update >= self.total_updates:
+            raise ConfigError(
+                f"{self.folder}: {progress.update:,} updates are done, and the settings end the run at "
+                f"{self.total_updates:,}: raise training.max_updates or max_epochs"
+            )
+        if progress.batch and not ORDER_OF_BATCHES.isdisjoint(changes):
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.finished:
+            progress.finished, progress.stalled = "", 0
+        self._write_last()
+
     def fit(self) -> Progress:
         """Train until a limit, early stopping, or a signal.
 
@@ -119,12 +157,19 @@ class Trainer:
             The progress; ``finished`` is empty where SIGINT or SIGTERM ended the run (its state is saved).
 
         Raises:
-            TrainingError: the loss is not finite, or the disk is full; the last checkpoint is whole.
+            TrainingError: the loss is not finite, the disk is full, or another process of the run has gone; the last
+                checkpoint is whole.
         """
-        log = RunLog(self.folder, self.progress.update)
+        log = RunLog(self.folder, self.progress.update) if self.processes.is_first else NoLog()
         try:
+            self.progress = self.processes.share(self.progress)
+            self.processes.align(self._state())
             with self._signals():
                 self._loop(log)
+        except ProcessLostError as error:
+            raise TrainingError(
+                f"{error}; the run has stopped, and {self._saved()}: start the same command again"
+            ) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -135,10 +180,10 @@ class Trainer:
             log.close()
         return self.progress
 
-    def _loop(self, log: RunLog) -> None:
+    def _loop(self, log: RunLog | NoLog) -> None:
         progress = self.progress
         stream = self.open_batches(progress.epoch, progress.batch)
-        while not progress.finished and self._stop_signal is None:
+        while not progress.finished and not self._stops:
             self.model.train()
             group = list(itertools.islice(stream, self.config.accumulate))
             values = self._update([batch for _, _, batch in group])
@@ -156,18 +201,24 @@ class Trainer:
             if ends and not progress.finished:
                 progress.finished = "all updates done"
             validated = progress.validated == progress.update
-            if validated or progress.update % self.config.save_every == 0 or self._stop_signal is not None:
+            if validated or progress.update % self.config.save_every == 0 or self._stops:
                 self._save_last()
-        if self._stop_signal is not None and self._saved_update != progress.update:
+        if self._stops and self._saved_update != progress.update:
             self._save_last()  # the signal came between the loop's last look and its end
         if progress.finished and progress.update < self.total_updates:
             self.reporter.progress("training", self.total_updates, self.total_updates)
 
+    @property
+    def _stops(self) -> bool:
+        """Whether a signal ends the run behind this update, which is the same for all processes."""
+        return self._stop_signal is not None if self.processes.size == 1 else self._stop_agreed
+
     def _saved(self) -> str:
         """What a run that cannot go on leaves behind, for the sentence that ends it."""
-        if not has_state(self.folder / "last"):
+        last = self.folder / "last"
+        if not has_state(present_folder(last)):
             return "nothing had been saved yet"
-        return f"{self.folder / 'last'} holds update {load_progress(self.folder / 'last').update}, whole"
+        return f"{last} holds update {load_progress(present_folder(last)).update}, whole"
 
     def _update(self, group: list[Batch]) -> dict[str, float]:
         """One update from one or more batches; the loss is divided by the real target tokens of all of them."""
@@ -175,12 +226,18 @@ class Trainer:
         update = self.progress.update + 1
         tokens = sum(batch.num_tokens for batch in group)
         total = 0.0
-        for batch in group:
-            loss, _ = batch_loss(
-                self.model, batch.to(self.device), self.config.label_smoothing, self.dtype, self.config.r_drop
-            )
+        share = sampled_share(self.config, update, self.total_updates)
+        for batch in self.processes.shares(group, update, self.device):
+            batch = batch.to(self.device)
+            if share:
+                batch = mixed_batch(self.model, batch, share, self.config.scheduled_sampling_choice, self.dtype)
+            loss, _ = batch_loss(self.model, batch, self.config.label_smoothing, self.dtype, self.config.r_drop)
             (loss / tokens).backward()
             total += loss.item()
+        told = self._stop_signal is not None
+        total, self._stop_agreed = self.processes.add_up(self.model.parameters(), total, told)
+        if self._stop_agreed and self.processes.size > 1:
+            self.reporter.line(STOPPING)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         grad_norm = norm.item()
         if not math.isfinite(total) or not math.isfinite(grad_norm):
@@ -205,7 +262,8 @@ class Trainer:
         self.progress.window_loss += total
         self.progress.window_tokens += tokens
         self.progress.window_seconds += seconds
-        return {"grad_norm": grad_norm, "learning_rate": rate}
+        sampled = {"scheduled_sampling": share} if self.config.scheduled_sampling else {}
+        return {"grad_norm": grad_norm, "learning_rate": rate, **sampled}
 
     def _window_values(self) -> dict[str, float]:
         progress = self.progress
@@ -216,7 +274,16 @@ class Trainer:
         progress.window_loss, progress.window_tokens, progress.window_seconds = 0.0, 0, 0.0
         return values
 
-    def _validate(self, log: RunLog) -> None:
+    def _validate(self, log: RunLog | NoLog) -> None:
+        progress = self.progress
+        if self.processes.is_first:
+            with self.processes.all_cores():
+                self._measure(log)
+        found = progress.best, progress.best_update, progress.stalled, progress.validated, progress.finished
+        found = self.processes.share(found)
+        progress.best, progress.best_update, progress.stalled, progress.validated, progress.finished = found
+
+    def _measure(self, log: RunLog | NoLog) -> None:
         progress = self.progress
         with self._averaged_weights(), torch.inference_mode():
             self.model.eval()
@@ -251,25 +318,42 @@ class Trainer:
             yield
             return
         with torch.no_grad():
-            raw = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+            parameters = dict(self.model.named_parameters())
+            raw = {name: parameters[name].detach().clone() for name in self.average.weights}
             try:
-                for name, parameter in self.model.named_parameters():
-                    parameter.copy_(self.average.weights[name])
+                for name, tensor in self.average.weights.items():
+                    parameters[name].copy_(tensor)
                 yield
             finally:
-                for name, parameter in self.model.named_parameters():
-                    parameter.copy_(raw[name])
+                for name, tensor in raw.items():
+                    parameters[name].copy_(tensor)
 
     def _write_model(self, folder: Path) -> None:
-        weights = None if self.average is None else self.average.weights
-        save_model(folder, self.model, weights, {**self.model_settings, "update": self.progress.update})
+        weights = None if self.average is None else {**dict(self.model.named_parameters()), **self.average.weights}
+        self.write_weights(folder, self.model, weights, {**self.model_settings, "update": self.progress.update})
         self.write_extras(folder)
 
     def _save_last(self) -> None:
+        if self.processes.align(self._state()):
+            self.reporter.line(
+                f"warning: update {self.progress.update:,}: the weights of the {self.processes.size} processes had "
+                "drifted apart (machines of different kinds round differently); all go on with the first one's"
+            )
+        if self.processes.is_first:
+            self._write_last()
+        self._saved_update = self.progress.update
+
+    def _write_last(self) -> None:
         with replace_folder(self.folder / "last") as temporary:
             self._write_model(temporary)
             save_state(temporary, self.progress, self.model, self.optimizer, self.average)
-        self._saved_update = self.progress.update
+
+    def _state(self) -> list[Tensor]:
+        """What must be the same in all processes."""
+        parameters = list(self.model.parameters())
+        moments = [self.optimizer.state.get(parameter, {}) for parameter in parameters]
+        adam = [found[name] for found in moments for name in MOMENTS if name in found]
+        return [*parameters, *adam, *(() if self.average is None else self.average.weights.values())]
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -279,8 +363,10 @@ class Trainer:
             if self._stop_signal is not None:
                 raise KeyboardInterrupt
             self._stop_signal = number
+            if self.processes.size > 1:  # not before all have been told: torchrun, too, sends one where a process fails
+                return
             with suppress(RuntimeError):  # the signal came while the same stream was being written to
-                self.reporter.line("stopping after this update; the checkpoint is being saved (once more: stop now)")
+                self.reporter.line(STOPPING)
 
         try:
             previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -38,7 +38,7 @@ def check_rules(rules: TextRules) -> None:
     """
     found = {name: value for name, value in rules.to_json().items() if name != "format" and value not in ("none", [])}
     if found:
-        named = ", ".join(f"tokenizer.{name}: {value}" for name, value in found.items())
+        named = ", ".join(f"{'' if name == 'tags' else 'tokenizer.'}{name}: {value}" for name, value in found.items())
         raise ConfigError(
             f"other programs know no rules for text in front of the tokenizer, and this model has {named}"
         )

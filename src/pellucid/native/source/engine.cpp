@@ -2,6 +2,7 @@
 // a model is only read. No exception leaves this file: calls give a status, or null where memory ran out.
 
 #include <atomic>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -14,8 +15,7 @@ namespace {
 
 enum Status : int64_t { DONE = 0, NOT_A_NUMBER = 1, STOPPED = 2, NO_MEMORY = 3 };
 
-constexpr size_t READ_AT_ONCE = 384;       // source positions: few, so that a layer's activations stay in L2
-constexpr size_t MOST_POSITIONS = 1 << 17;  // of one worker: rows times positions of source and limit
+constexpr size_t READ_AT_ONCE = 192;  // source positions: few, so that a layer's activations stay in L2
 
 struct Sources {
     const int32_t* tokens;
@@ -27,7 +27,7 @@ struct Sources {
 };
 
 struct Counts {
-    int64_t steps = 0, rows = 0, sentence_steps = 0, settled_steps = 0, most_source_bytes = 0, most_past_bytes = 0;
+    int64_t steps = 0, rows = 0, sentence_steps = 0, settled_steps = 0, most_bytes = 0;  // most_bytes: of all workers
 };
 
 struct Results {
@@ -50,8 +50,9 @@ class Batch {
 template <class T>
 class TypedBatch : public Batch {
    public:
-    TypedBatch(const Model& model, Positions positions, const Sources& sources) : model_(model), decoder_(model, positions) {
-        for (size_t first = 0; first < sources.count;) first = read(sources, first);
+    TypedBatch(const Model& model, Positions positions, const Sources& sources, const volatile int32_t* stop)
+        : model_(model), decoder_(model, positions, stop) {
+        for (size_t first = 0; first < sources.count && !(stop && *stop);) first = read(sources, first);
     }
 
     void step(const int32_t* tokens, float* logprobs) override {
@@ -130,34 +131,47 @@ struct Job {
     SearchSettings settings;
     const volatile int32_t* stop;
     Results& results;
+    size_t workers;
+    size_t most;  // bytes of keys and values, of all workers; one sentence may take more, when it is the only one
     std::atomic<int64_t> status{DONE};
-    std::mutex turn;
+    std::mutex turn;  // for what follows
+    std::condition_variable freed;
     size_t next = 0;  // the first sentence that nobody has taken
+    size_t held = 0;  // bytes that sentences may come to take, and those kept for others
+    size_t taken = 0, most_taken = 0;  // bytes that they do take
 };
 
 // One thread's share of a job: takes sentences as others end, so that its batch stays full.
 template <class T>
 class Worker {
    public:
-    explicit Worker(Job& job) : job_(job), decoder_(job.model, job.positions) {}
+    explicit Worker(Job& job) : job_(job), decoder_(job.model, job.positions, job.stop) {}
+    Worker(const Worker&) = delete;
+
+    ~Worker() {
+        std::lock_guard<std::mutex> lock(job_.turn);
+        job_.held -= held_ + spare_bytes_;
+        job_.taken -= taken_;
+        job_.freed.notify_all();
+    }
 
     void run() {
         while (job_.status == DONE) {
             if (job_.stop && *job_.stop) job_.status = STOPPED;
             take();
-            if (live_.empty()) break;
+            if (live_.empty() || job_.status != DONE) break;
             advance();
         }
         std::lock_guard<std::mutex> lock(job_.turn);
         Counts& sum = job_.results.counts;
         sum.steps += counts_.steps, sum.rows += counts_.rows;
         sum.sentence_steps += counts_.sentence_steps, sum.settled_steps += counts_.settled_steps;
-        sum.most_source_bytes += counts_.most_source_bytes, sum.most_past_bytes += counts_.most_past_bytes;
+        sum.most_bytes = static_cast<int64_t>(job_.most_taken);
     }
 
    private:
     struct Live {
-        size_t index, positions;
+        size_t index, held;
         std::unique_ptr<Sentence<T>> sentence;
         std::unique_ptr<Beam> beam;
     };
@@ -166,7 +180,8 @@ class Worker {
     Decoder<T> decoder_;
     std::vector<Live> live_;
     std::vector<std::unique_ptr<Sentence<T>>> spare_;
-    size_t positions_ = 0;
+    size_t held_ = 0, spare_bytes_ = 0;  // of live and spare sentences; both are in job_.held
+    size_t taken_ = 0;                   // of both, as it was last counted; in job_.taken
     Counts counts_;
 
     void take() {
@@ -175,28 +190,50 @@ class Worker {
         if (!live_.empty() && live_.size() + std::max<size_t>(1, room / 8) > room) return;
         std::vector<size_t> taken;
         {
-            std::lock_guard<std::mutex> lock(job_.turn);
-            const size_t left = job_.sources.count - job_.next, workers = static_cast<size_t>(job_.settings.numbers.workers);
-            const size_t most = std::min(room - live_.size(), (left + workers - 1) / workers);
-            while (taken.size() < most) {
-                const size_t index = job_.next, needed = needed_by(index);
-                if ((!live_.empty() || !taken.empty()) && positions_ + needed > MOST_POSITIONS) break;
-                positions_ += needed;
-                taken.push_back(job_.next++);
+            std::unique_lock<std::mutex> lock(job_.turn);
+            while (job_.status == DONE && job_.next < job_.sources.count) {
+                const size_t left = job_.sources.count - job_.next;
+                const size_t most = std::min(room - live_.size(), (left + job_.workers - 1) / job_.workers);
+                while (taken.size() < most && fits(needed_by(job_.next), live_.empty() && taken.empty())) {
+                    held_ += needed_by(job_.next);
+                    job_.held += needed_by(job_.next);
+                    taken.push_back(job_.next++);
+                }
+                if (!live_.empty() || !taken.empty()) break;
+                job_.freed.wait(lock);  // others hold what there is
             }
         }
-        for (size_t first = 0; first < taken.size();) first = read(taken, first);
-        int64_t source = 0;
-        for (const Live& one : live_) source += static_cast<int64_t>(one.sentence->source.bytes());
-        counts_.most_source_bytes = std::max(counts_.most_source_bytes, source);
+        for (size_t first = 0; first < taken.size() && job_.status == DONE;) first = read(taken, first);
     }
+
+    // Whether a sentence may be taken: within this worker's share, or anywhere within the whole by one that has nothing.
+    bool fits(size_t needed, bool has_nothing) {
+        const auto fit = [&] {
+            const size_t share = has_nothing ? job_.most : job_.most / job_.workers;
+            return held_ + spare_bytes_ + needed <= share && job_.held + needed <= job_.most;
+        };
+        if (fit()) return true;
+        spare_.clear();
+        job_.held -= spare_bytes_;
+        job_.taken -= spare_bytes_;
+        taken_ -= spare_bytes_;
+        if (spare_bytes_) job_.freed.notify_all();
+        spare_bytes_ = 0;
+        return fit() || job_.held == 0;
+    }
+
+    static size_t bytes_of(const Sentence<T>& one) { return one.source.bytes() + one.cache_bytes(); }
 
     size_t length_of(size_t index) const {
         return static_cast<size_t>(job_.sources.starts[index + 1] - job_.sources.starts[index]);
     }
 
+    // Bytes that a sentence comes to take if it is written to its limit: keys and values, who continues whom.
     size_t needed_by(size_t index) const {
-        return static_cast<size_t>(job_.settings.numbers.beam) * (length_of(index) + static_cast<size_t>(job_.sources.limits[index]));
+        const size_t layers = job_.model.decoder.size(), entry = 2 * layers * job_.model.self.key_width() * sizeof(T);
+        const size_t source = layers * shared_size(job_.model.cross, length_of(index)) * sizeof(T);
+        const size_t rows = static_cast<size_t>(job_.settings.numbers.beam) * static_cast<size_t>(job_.sources.limits[index]);
+        return source + rows * (entry + 32);
     }
 
     size_t read(const std::vector<size_t>& taken, size_t first) {
@@ -210,16 +247,26 @@ class Worker {
             positions += length;
             tokens.push_back(job_.sources.tokens + job_.sources.starts[index]);
             lengths.push_back(length);
-            if (spare_.empty()) spare_.push_back(std::make_unique<Sentence<T>>());
+            size_t held = needed_by(index);
+            if (spare_.empty()) {
+                spare_.push_back(std::make_unique<Sentence<T>>());
+            } else {  // what it has already it need not take
+                const size_t there = bytes_of(*spare_.back());
+                std::lock_guard<std::mutex> lock(job_.turn);
+                job_.held -= std::min(there, held);
+                held_ += std::max(there, held) - held;
+                spare_bytes_ -= there;
+                held = std::max(there, held);
+            }
             const int32_t* prefixes = job_.sources.prefixes;
             std::vector<int32_t> prefix(prefixes + job_.sources.prefix_starts[index], prefixes + job_.sources.prefix_starts[index + 1]);
             auto beam = std::make_unique<Beam>(job_.settings, job_.sources.limits[index], std::move(prefix));
             beam->tokens.assign(1, static_cast<int32_t>(job_.settings.numbers.first));
             fresh.push_back(spare_.back().get());
-            live_.push_back({index, needed_by(index), std::move(spare_.back()), std::move(beam)});
+            live_.push_back({index, held, std::move(spare_.back()), std::move(beam)});
             spare_.pop_back();
         }
-        decoder_.read(fresh.data(), tokens.data(), lengths.data(), lengths.size());
+        if (!decoder_.read(fresh.data(), tokens.data(), lengths.data(), lengths.size())) job_.status = STOPPED;
         return next;
     }
 
@@ -246,9 +293,14 @@ class Worker {
             job_.status = NOT_A_NUMBER;
             return;
         }
-        int64_t past = 0;
-        for (const Live& one : live_) past += static_cast<int64_t>(one.sentence->cache_bytes());
-        counts_.most_past_bytes = std::max(counts_.most_past_bytes, past);
+        size_t bytes = spare_bytes_;
+        for (const Live& one : live_) bytes += bytes_of(*one.sentence);
+        if (bytes != taken_) {
+            std::lock_guard<std::mutex> lock(job_.turn);
+            job_.taken += bytes - taken_;
+            job_.most_taken = std::max(job_.most_taken, job_.taken);
+            taken_ = bytes;
+        }
         size_t kept = 0;
         for (size_t i = 0; i < live_.size(); ++i) {
             Live& one = live_[i];
@@ -275,8 +327,20 @@ class Worker {
         job_.results.found[one.index] = one.beam->hypotheses();
         counts_.sentence_steps += one.beam->length();
         counts_.settled_steps += one.beam->settled() ? one.beam->settled() : one.beam->length();
-        positions_ -= one.positions;
-        spare_.push_back(std::move(one.sentence));
+        std::lock_guard<std::mutex> lock(job_.turn);
+        held_ -= one.held;
+        job_.held -= one.held;
+        const size_t bytes = bytes_of(*one.sentence);
+        if (held_ + spare_bytes_ + bytes <= job_.most / job_.workers) {
+            spare_bytes_ += bytes;
+            job_.held += bytes;
+            spare_.push_back(std::move(one.sentence));
+        } else {
+            one.sentence.reset();
+            taken_ -= bytes;
+            job_.taken -= bytes;
+        }
+        job_.freed.notify_all();
     }
 };
 
@@ -292,9 +356,8 @@ void run_worker(Job& job) {
 template <class T>
 void run_workers(Job& job) {
     std::vector<std::thread> others;
-    const auto wanted = std::min<size_t>(static_cast<size_t>(job.settings.numbers.workers), job.sources.count);
     try {
-        for (size_t i = 1; i < wanted; ++i) others.emplace_back(run_worker<T>, std::ref(job));
+        for (size_t i = 1; i < job.workers; ++i) others.emplace_back(run_worker<T>, std::ref(job));
     } catch (const std::exception&) {
         // No more threads are allowed: those that there are do the work.
     }
@@ -311,9 +374,10 @@ using namespace pellucid;
 #pragma GCC visibility push(default)
 extern "C" {
 
-void* pellucid_model_new(const Sizes* sizes, const Reals* reals, const void* const* tensors) {
+// Null where the tensors are not those of such a model.
+void* pellucid_model_new(const Sizes* sizes, const Reals* reals, const void* const* tensors, const int64_t* bytes, int64_t count) {
     try {
-        return new Model(*sizes, *reals, tensors);
+        return new Model(*sizes, *reals, Tensors(tensors, bytes, count));
     } catch (const std::exception&) {
         return nullptr;
     }
@@ -322,13 +386,13 @@ void* pellucid_model_new(const Sizes* sizes, const Reals* reals, const void* con
 void pellucid_model_delete(void* model) { delete static_cast<Model*>(model); }
 
 void* pellucid_batch_new(const void* given, const float* source_positions, const float* target_positions, const int32_t* tokens,
-                         const int64_t* starts, int64_t count) {
+                         const int64_t* starts, int64_t count, const int32_t* stop) {
     const Model& model = *static_cast<const Model*>(given);
     const Positions positions{source_positions, target_positions};
     const Sources sources{tokens, starts, nullptr, nullptr, nullptr, static_cast<size_t>(count)};
     try {
-        if (model.sizes.half_cache) return static_cast<Batch*>(new TypedBatch<Half>(model, positions, sources));
-        return static_cast<Batch*>(new TypedBatch<float>(model, positions, sources));
+        if (model.sizes.half_cache) return static_cast<Batch*>(new TypedBatch<Half>(model, positions, sources, stop));
+        return static_cast<Batch*>(new TypedBatch<float>(model, positions, sources, stop));
     } catch (const std::exception&) {
         return nullptr;
     }
@@ -378,7 +442,8 @@ void* pellucid_search(const void* given, const float* source_positions, const fl
         results->found.resize(static_cast<size_t>(count));
         const Sources sources{tokens, starts, limits, prefixes, prefix_starts, static_cast<size_t>(count)};
         const SearchSettings settings{*numbers, alpha, std::vector<int32_t>(forbidden, forbidden + forbidden_count)};
-        Job job{model, {source_positions, target_positions}, sources, settings, stop, *results};
+        const size_t workers = std::max<size_t>(1, std::min(static_cast<size_t>(numbers->workers), sources.count));
+        Job job{model, {source_positions, target_positions}, sources, settings, stop, *results, workers, static_cast<size_t>(numbers->most_bytes)};
         if (model.sizes.half_cache)
             run_workers<Half>(job);
         else
@@ -420,6 +485,12 @@ void pellucid_results_copy(const void* given, int64_t* counts, int64_t* lengths,
 }
 
 void pellucid_results_delete(void* results) { delete static_cast<Results*>(results); }
+
+// For tests: have products in 8 bits use AMX or not, as far as it is there. Tells whether they do.
+int64_t pellucid_use_tiles(int64_t wanted) {
+    uses_tiles() = wanted && has_tiles();
+    return uses_tiles();
+}
 
 }  // extern "C"
 #pragma GCC visibility pop

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <stdexcept>
+
 #include "attention.h"
 #include "products.h"
 
@@ -52,6 +54,29 @@ struct Reals {
     double epsilon, embedding_scale, attention_scale, output_scale;
 };
 
+// The tensors of a file, in their order. What is there is compared with what will be read: a damaged file ends here.
+class Tensors {
+   public:
+    Tensors(const void* const* places, const int64_t* bytes, int64_t count) : places_(places), bytes_(bytes), count_(count) {}
+
+    const void* take(size_t needed) {
+        if (next_ >= count_) throw std::invalid_argument("too few tensors");
+        const void* place = places_[next_];
+        if ((place ? static_cast<size_t>(bytes_[next_]) : 0) < needed) throw std::invalid_argument("a tensor is too small");
+        ++next_;
+        return place;
+    }
+
+    void end() const {
+        if (next_ != count_) throw std::invalid_argument("too many tensors");
+    }
+
+   private:
+    const void* const* places_;
+    const int64_t* bytes_;
+    int64_t count_, next_ = 0;
+};
+
 struct Model {
     Sizes sizes;
     Reals reals;
@@ -61,16 +86,15 @@ struct Model {
     std::vector<EncoderLayer> encoder;
     std::vector<DecoderLayer> decoder;
     Linear output;
-    const void* const* next;
 
-    Model(const Sizes& given, const Reals& given_reals, const void* const* tensors)
-        : sizes(given), reals(given_reals), width(round_up(given.hidden, PANEL)), next(tensors) {
+    Model(const Sizes& given, const Reals& given_reals, Tensors given_tensors)
+        : sizes(given), reals(given_reals), width(round_up(given.hidden, PANEL)), tensors(given_tensors) {
         const float scale = static_cast<float>(reals.attention_scale);
         const auto heads = static_cast<size_t>(sizes.heads), size = static_cast<size_t>(sizes.head_size);
         self = {heads, static_cast<size_t>(sizes.keys), size, scale};
         cross = {heads, static_cast<size_t>(sizes.cross_keys), size, scale};
         const size_t joined = self.width() + 2 * self.key_width();
-        source = read_stack(sizes.source_packed);
+        source = read_stack(sizes.source_vocabulary, sizes.source_packed);
         for (int64_t i = 0; i < sizes.encoder_layers; ++i) {
             EncoderLayer layer;
             layer.queries_keys_values = read_linear(width, joined);
@@ -80,7 +104,7 @@ struct Model {
             layer.feed_forward_norm = read_norm();
             encoder.push_back(layer);
         }
-        target = read_stack(sizes.target_packed);
+        target = read_stack(sizes.target_vocabulary, sizes.target_packed);
         for (int64_t i = 0; i < sizes.decoder_layers; ++i) {
             DecoderLayer layer;
             layer.queries_keys_values = read_linear(width, joined);
@@ -95,24 +119,26 @@ struct Model {
             decoder.push_back(layer);
         }
         output = read_linear(width, sizes.target_vocabulary);
+        tensors.end();
     }
 
-    const float* read() { return static_cast<const float*>(*next++); }
+    const float* read(size_t count) { return static_cast<const float*>(tensors.take(count * sizeof(float))); }
 
     Linear read_linear(size_t inputs, size_t outputs) {
         Linear linear;
-        linear.weight = *next++;
-        linear.scale = read();
-        linear.sums = read();
-        linear.bias = read();
         linear.inputs = round_up(inputs, PANEL);
         linear.outputs = round_up(outputs, PANEL);
+        linear.weight = tensors.take(linear.inputs * linear.outputs * (sizes.bytes ? 1 : sizeof(float)));
+        linear.scale = read(sizes.bytes ? linear.outputs : 0);
+        linear.sums = read(sizes.bytes ? linear.outputs : 0);
+        linear.bias = read(linear.outputs);
+        if (!sizes.bytes && linear.scale) throw std::invalid_argument("scales of numbers that have none");
         return linear;
     }
 
     Norm read_norm() {
-        const float* gain = read();
-        const float* shift = read();
+        const float* gain = read(width);
+        const float* shift = read(sizes.root_mean_square ? 0 : width);
         return {gain, shift, static_cast<float>(reals.epsilon)};
     }
 
@@ -124,10 +150,11 @@ struct Model {
         return block;
     }
 
-    Stack read_stack(bool packed) {
+    Stack read_stack(size_t vocabulary, bool packed) {
         Stack stack;
-        stack.table.rows = *next++;
-        stack.table.scale = read();
+        const size_t rows = packed ? round_up(vocabulary, PANEL) : vocabulary;
+        stack.table.rows = tensors.take(rows * width * (sizes.bytes ? 1 : sizeof(float)));
+        stack.table.scale = read(sizes.bytes ? rows : 0);
         stack.table.packed = packed;
         if (sizes.embedding_norm) stack.embedding_norm = read_norm();
         if (sizes.pre) stack.last_norm = read_norm();
@@ -158,6 +185,9 @@ struct Model {
         if (position)
             for (size_t i = 0; i < width; i += 16) store16(to + i, _mm512_add_ps(load16(to + i), load16(position + i)));
     }
+
+   private:
+    Tensors tensors;
 };
 
 }  // namespace pellucid

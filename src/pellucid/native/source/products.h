@@ -9,14 +9,17 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
+#include "tiles.h"
 #include "vectors.h"
 
 namespace pellucid {
 
 constexpr size_t PANEL = 64;
-constexpr size_t TILE_ROWS = 6;  // 6 × 4 accumulators, 4 weights and an activation fit into the 32 registers
+constexpr size_t TILE_ROWS = 6;      // 6 × 4 accumulators, 4 weights and an activation fit into the 32 registers
+constexpr size_t LEAST_FOR_AMX = 7;  // rows: where fewer, the tile of six is as fast
 
 struct Linear {
     const void* weight = nullptr;  // packed
@@ -102,9 +105,49 @@ inline void any_tile(size_t count, const float* rows, size_t stride, const float
     }
 }
 
+// What a tile's sums stand for, in rows [first, end) of the product; the tile's own first row is `start`.
+template <class Finish>
+void finish_bytes(const Linear& linear, const Rows& rows, size_t n, const int32_t* integers, size_t start, size_t first, size_t end,
+                  const Finish& finish) {
+    Floats16 scale[4], sums[4], bias[4];
+    for (size_t c = 0; c < 4; ++c) {
+        scale[c] = load16(linear.scale + n + 16 * c);
+        sums[c] = load16(linear.sums + n + 16 * c);
+        bias[c] = load16(linear.bias + n + 16 * c);
+    }
+    for (size_t row = first; row < end; ++row) {
+        const Floats16 row_scale = _mm512_set1_ps(rows.scale[row]), least = _mm512_set1_ps(rows.least[row]);
+        for (size_t c = 0; c < 4; ++c) {
+            const Floats16 sum = _mm512_cvtepi32_ps(_mm512_load_si512(integers + (row - start) * PANEL + 16 * c));
+            const Floats16 from_least = _mm512_fmadd_ps(least, sums[c], bias[c]);
+            finish(row, n + 16 * c, _mm512_fmadd_ps(_mm512_mul_ps(sum, scale[c]), row_scale, from_least));
+        }
+    }
+}
+
+// With AMX: blocks of rows of one height, two at a time. The last ones may overlap; each row is finished once.
+template <class Finish>
+void product_in_tiles(const Linear& linear, const Rows& rows, size_t count, const Finish& finish) {
+    alignas(64) int32_t integers[2][16 * PANEL];
+    const size_t blocks = (count + 31) / 32 * 2, height = (count + blocks - 1) / blocks;
+    const Tiles tiles(height);
+    const auto start = [&](size_t block) { return std::min(block * height, count - height); };
+    for (size_t n = 0; n < linear.outputs; n += PANEL) {
+        const int8_t* panel = static_cast<const int8_t*>(linear.weight) + n * linear.inputs;
+        for (size_t block = 0; block < blocks; block += 2) {
+            const size_t starts[2] = {start(block), start(block + 1)};
+            tiles.multiply(rows.bytes + starts[0] * rows.bytes_stride, rows.bytes + starts[1] * rows.bytes_stride,
+                           rows.bytes_stride, panel, linear.inputs, integers[0], integers[1]);
+            for (size_t i = 0; i < 2; ++i)
+                finish_bytes(linear, rows, n, integers[i], starts[i], (block + i) * height, starts[i] + height, finish);
+        }
+    }
+}
+
 // rows · matrix + bias; finish(row, output, sixteen values) says what becomes of it.
 template <class Finish>
 void product(const Linear& linear, const Rows& rows, size_t count, const Finish& finish) {
+    if (linear.scale && count >= LEAST_FOR_AMX && uses_tiles()) return product_in_tiles(linear, rows, count, finish);
     alignas(64) float values[TILE_ROWS * PANEL];
     alignas(64) int32_t integers[TILE_ROWS * PANEL];
     for (size_t n = 0; n < linear.outputs; n += PANEL) {
@@ -113,16 +156,7 @@ void product(const Linear& linear, const Rows& rows, size_t count, const Finish&
             if (linear.scale) {
                 const int8_t* panel = static_cast<const int8_t*>(linear.weight) + n * linear.inputs;
                 any_tile(tile, rows.bytes + first * rows.bytes_stride, rows.bytes_stride, panel, linear.inputs, integers);
-                for (size_t r = 0; r < tile; ++r) {
-                    const Floats16 scale = _mm512_set1_ps(rows.scale[first + r]);
-                    const Floats16 least = _mm512_set1_ps(rows.least[first + r]);
-                    for (size_t c = 0; c < PANEL; c += 16) {
-                        const Floats16 sum = _mm512_cvtepi32_ps(_mm512_load_si512(integers + r * PANEL + c));
-                        const Floats16 start = _mm512_fmadd_ps(least, load16(linear.sums + n + c), load16(linear.bias + n + c));
-                        const Floats16 scaled = _mm512_mul_ps(sum, load16(linear.scale + n + c));
-                        finish(first + r, n + c, _mm512_fmadd_ps(scaled, scale, start));
-                    }
-                }
+                finish_bytes(linear, rows, n, integers, first, first, first + tile, finish);
             } else {
                 const float* panel = static_cast<const float*>(linear.weight) + n * linear.inputs;
                 any_tile(tile, rows.values + first * rows.stride, rows.stride, panel, linear.inputs, values);

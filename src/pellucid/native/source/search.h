@@ -18,7 +18,7 @@ enum class Stop : int64_t { exact, first_k, top, heuristic };
 
 // In the order of `SEARCH_NUMBERS` in engine.py.
 struct SearchNumbers {
-    int64_t beam, best, end, penalty, stop, full, least_length, free_forced, force_end, first, workers, sentences_at_once;
+    int64_t beam, best, end, penalty, stop, full, least_length, free_forced, force_end, first, workers, sentences_at_once, most_bytes;
 };
 
 struct SearchSettings {
@@ -115,7 +115,7 @@ class Beam {
     std::vector<double> live_totals_;  // of the last step's choices; -inf where not live
     std::vector<Step> history_;
     std::vector<Finished> best_;
-    std::vector<float> maxima_;
+    std::vector<float> maxima_, ordered_;
 
     const int32_t* forced() const {
         if (settings_.numbers.force_end && length_ + 1 == limit_) {
@@ -179,9 +179,13 @@ inline bool Beam::look(size_t row, float* logits, size_t vocabulary) {
     // what does not reach the wanted-th best of the rows before. Equal sums are kept, and are decided by place.
     float least = NOTHING;
     if (blocks > wanted) {
-        std::vector<float> ordered(maxima_.begin(), maxima_.begin() + blocks);
-        std::nth_element(ordered.begin(), ordered.begin() + (wanted - 1), ordered.end(), std::greater<float>());
-        least = ordered[wanted - 1] - all + start;
+        ordered_.assign(maxima_.begin(), maxima_.begin() + blocks);
+        const auto place = ordered_.begin() + (wanted - 1);
+        if (wanted == 1)
+            *place = *std::max_element(ordered_.begin(), ordered_.end());
+        else
+            std::nth_element(ordered_.begin(), place, ordered_.end(), std::greater<float>());
+        least = *place - all + start;
     }
     if (choices_.size() >= wanted) {
         std::nth_element(choices_.begin(), choices_.begin() + (wanted - 1), choices_.end(), is_better);

@@ -102,10 +102,11 @@ struct Workspace {
 template <class T>
 class Decoder {
    public:
-    Decoder(const Model& model, Positions positions) : model_(model), positions_(positions) {}
+    // stop: not 0 once reading is to end early; may be null.
+    Decoder(const Model& model, Positions positions, const volatile int32_t* stop) : model_(model), positions_(positions), stop_(stop) {}
 
-    // Read sources [count], tokens one after the other, and start their sentences.
-    void read(Sentence<T>* const* sentences, const int32_t* const* tokens, const size_t* lengths, size_t count) {
+    // Read sources [count], tokens one after the other, and start their sentences. False: it was stopped.
+    bool read(Sentence<T>* const* sentences, const int32_t* const* tokens, const size_t* lengths, size_t count) {
         size_t rows = 0;
         for (size_t s = 0; s < count; ++s) rows += lengths[s];
         float* states = room_.states.need(rows * model_.width);
@@ -114,6 +115,7 @@ class Decoder {
             for (size_t p = 0; p < lengths[s]; ++p, ++row) embed(model_.source, tokens[s][p], p, positions_.source, row);
         }
         for (const EncoderLayer& layer : model_.encoder) {
+            if (stopped()) return false;
             sublayer(layer.attention_norm, states, rows, [&](const float* from) {
                 const float* joined = project(layer.queries_keys_values, from, model_.width, rows, room_.joined);
                 attend_sources(joined, layer.queries_keys_values.outputs, lengths, count);
@@ -123,7 +125,9 @@ class Decoder {
                      [&](const float* from) { feed_forward(layer.feed_forward, from, rows, states); });
         }
         const float* last = model_.sizes.pre ? norm_rows(model_.source.last_norm, states, rows) : states;
+        if (stopped()) return false;
         keep_sources(sentences, last, lengths, count, rows);
+        return true;
     }
 
     // One more token for every row of these sentences (sentence-major). Then take_logits gives what may follow.
@@ -186,10 +190,13 @@ class Decoder {
    private:
     const Model& model_;
     const Positions positions_;
+    const volatile int32_t* stop_;
     Workspace room_;
     const float* last_ = nullptr;
     size_t rows_ = 0;
     std::vector<const T*> pointers_;
+
+    bool stopped() const { return stop_ && *stop_; }
 
     void embed(const Stack& stack, int64_t token, size_t position, const float* positions, size_t row) {
         float* to = room_.states.need(0) + row * model_.width;
@@ -269,7 +276,12 @@ class Decoder {
             const float* queries = joined + row * stride;
             const float* keys = queries + heads.width();
             share(heads, keys, keys + heads.key_width(), stride, lengths[s], shared);
-            attend_shared(heads, queries, stride, lengths[s], shared, lengths[s], scores, context + row * width, width);
+            // Work grows with the square of the length: in parts, so that a long source can be stopped.
+            for (size_t first = 0; first < lengths[s] && !stopped(); first += 192) {
+                const size_t some = std::min<size_t>(192, lengths[s] - first);
+                attend_shared(heads, queries + first * stride, stride, some, shared, lengths[s], scores,
+                              context + (row + first) * width, width);
+            }
         }
     }
 
