@@ -103,7 +103,7 @@ def test_what_writes_or_needs_a_run_asks_for_a_model(models: Path, run: Run) -> 
 def test_the_explorer_falls_back_to_what_was_recorded(nothing: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (nothing / "recorded").mkdir()
     (nothing / "recorded" / "zh-en.json.gz").write_bytes(gzip.compress(b'{"format": "pellucid-trace"}'))
-    api, name = _open_bundled(None, 1, {})
+    api, name = _open_bundled(None, 1, {}, {})
     assert name == "a recorded trace"
     assert "what is shown was recorded earlier" in capsys.readouterr().err
     answer = api.model()
@@ -121,9 +121,9 @@ def test_the_explorer_shows_what_was_recorded_of_the_bundled_model_with_that_mod
 
     (models.parent / "recorded").mkdir()
     (models.parent / "recorded" / "zh-en.json.gz").write_bytes(gzip.compress(b"{}"))
-    own, name = _open_bundled("cpu", 1, {})
+    own, name = _open_bundled("cpu", 1, {}, {})
     assert (name, len(own.model()["recorded"])) == ("zh-en", 1)
-    other, name = _open(str(tiny_run), "cpu", 1, {})
+    other, name = _open(str(tiny_run), "cpu", 1, {}, {})
     assert (name, other.model()["recorded"]) == ("tiny", [])
 
 
@@ -136,7 +136,7 @@ def test_examples_come_with_the_beam_that_they_are_about(models: Path) -> None:
     ]
     entries.append({"text": "ga", "kind": "plain", "beam_size": 1000})
     (models / "zh-en" / "examples.json").write_text(json.dumps(entries))
-    api, _ = _open_bundled("cpu", 1, {})
+    api, _ = _open_bundled("cpu", 1, {}, {})
     assert [(one["text"], one["beam_size"]) for one in api.model()["examples"]] == [
         ("ba", None),
         ("da", 10),

@@ -185,8 +185,8 @@ def test_rules_are_stored_as_json() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, "of format 1: a newer pellucid"),
-        ({**TextRules().to_json(), "format": 2}, "of format 1: a newer pellucid"),
+        (None, "of format 1 or 2: a newer pellucid"),
+        ({**TextRules().to_json(), "format": 3}, "of format 1 or 2: a newer pellucid"),
         ({"format": 1}, "incomplete or damaged"),
         ({**TextRules().to_json(), "placeholders": ["name"]}, "incomplete or damaged"),
         ({**TextRules().to_json(), "source_script": "latin"}, "incomplete or damaged"),
